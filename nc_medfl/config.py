@@ -1,0 +1,344 @@
+"""Typed settings of a site and of a job, read from YAML.
+
+A wrong key or value ends in one line that names the file, the line, the key and the remedy. A job's
+settings carry no path and no data; those are the site's, in its own ``site.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from nc_medfl.errors import UserError
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values don't change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PrivacySettings(Settings):
+    """What a site lets out of the house.
+
+    Attributes:
+        min_positives: statistics of a class with fewer positives than this in the training split are
+            withheld (0: none are).
+    """
+
+    min_positives: int = Field(default=0, ge=0)
+
+
+class SiteConfig(Settings):
+    """A hospital's own settings, on its own disk.
+
+    Attributes:
+        name: the site's name in the federation.
+        store: folder of its prepared images; a relative path counts from the YAML file.
+        label_map: its label map for preparing, if any.
+        batch_size: overrides the job's, where memory is short.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads of the training process (None: PyTorch's choice).
+        privacy: what leaves the house.
+        salt_file: the secret that keys patient hashes, if it is kept apart from the store.
+    """
+
+    name: SiteName
+    store: Path
+    label_map: Path | None = None
+    batch_size: int | None = Field(default=None, ge=2)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: int | None = Field(default=None, ge=1)
+    privacy: PrivacySettings = PrivacySettings()
+    salt_file: Path | None = None
+
+
+class NetworkSettings(Settings):
+    """The network; see ``FedNCANet`` and ``PooledNet``.
+
+    Attributes:
+        init_weights: file on the *server's* disk with weights trained elsewhere; read once, when the
+            federation starts.
+    """
+
+    backbone: Literal["small", "resnet18", "resnet50", "densenet121"] = "resnet18"
+    norm: Literal["batch", "group"] = "batch"
+    in_channels: Literal[1, 3] = 1
+    feature_dim: int | None = Field(default=None, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    queries: Literal["fixed", "learned", "from_frame"] = "fixed"
+    position_code: bool = False
+    normalise_features: bool = False
+    frame_seed: int | None = None
+    init_scale: float = Field(default=10.0, gt=0)
+    head: Literal["linear", "mlp"] = "linear"
+    init_weights: str | None = None
+
+
+class LossSettings(Settings):
+    """Weights and constants of the loss (METHOD section 4)."""
+
+    lambda_rejection: float = Field(default=0.01, ge=0)
+    lambda_contrast: float = Field(default=1.0, ge=0)
+    margin: float = Field(default=0.3, ge=0, le=1)
+    temperature: float = Field(default=0.07, gt=0)
+    negatives: Literal["topk", "all", "random"] = "topk"
+    contrast: Literal["cross_entropy", "cosine"] = "cross_entropy"
+
+
+class TrainingSettings(Settings):
+    """Local training in one round (METHOD section 5).
+
+    Attributes:
+        amp: mixed precision (float16 on a GPU with loss scaling, bfloat16 on a CPU).
+        normalisation: ``imagenet`` subtracts ImageNet's statistics, ``unit`` leaves images in [0, 1];
+            ``auto`` takes ``imagenet`` where ``network.init_weights`` is given.
+    """
+
+    local_epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    amp: bool = False
+    augment: bool = True
+    normalisation: Literal["auto", "unit", "imagenet"] = "auto"
+
+
+class AggregationSettings(Settings):
+    """How the server combines updates.
+
+    Attributes:
+        weighting: ``uniform`` counts every site the same, ``samples`` by training images,
+            ``class_aware`` as ``samples`` for shared parameters and by positives of the class for
+            parameters that belong to a class.
+        min_positives: classes with fewer positives over the federation are left out of the collapse metrics.
+    """
+
+    weighting: Literal["uniform", "samples", "class_aware"] = "uniform"
+    min_positives: int = Field(default=5, ge=1)
+
+
+class EvaluationSettings(Settings):
+    """How the final model is measured.
+
+    Attributes:
+        threshold: how each finding's threshold is chosen on the validation split.
+        resamples: patients are resampled this often for the intervals (0: no intervals).
+    """
+
+    threshold: Literal["youden", "f1", "half"] = "youden"
+    resamples: int = Field(default=1000, ge=0)
+
+
+class JobSettings(Settings):
+    """Everything a job sets, with the published experiments' values as defaults (METHOD section 5).
+
+    Attributes:
+        name: of the run, in reports and folders.
+        method: ``fednca`` or ``fedavg``.
+        vocabulary: the findings; every site must be prepared for the same.
+        rounds: of the federation.
+        seed: of weights, shuffles and augmentation.
+        image_size: side in pixels of what the network sees; None for 224 or the stored size, whichever is less.
+    """
+
+    name: SiteName = "fednca_cxr"
+    method: Literal["fednca", "fedavg"] = "fednca"
+    vocabulary: str = "nih14"
+    rounds: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    image_size: int | None = Field(default=None, ge=32, le=1024)
+    network: NetworkSettings = NetworkSettings()
+    loss: LossSettings = LossSettings()
+    training: TrainingSettings = TrainingSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _vocabulary_is_a_name(cls, value: str) -> str:
+        from nc_medfl.labels import load_vocabulary
+
+        try:
+            load_vocabulary(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    def for_sites(self) -> JobSettings:
+        """The same settings without the server's file path, and with ``auto`` choices that hung on it made."""
+        normalisation = self.training.normalisation
+        if normalisation == "auto":
+            normalisation = "imagenet" if self.network.init_weights else "unit"
+        return self.model_copy(
+            update={
+                "network": self.network.model_copy(update={"init_weights": None}),
+                "training": self.training.model_copy(update={"normalisation": normalisation}),
+            }
+        )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: if the file is missing, unreadable, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML. Mend the syntax there.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path}: expected 'key: value' lines. See the examples in site_configs/ and jobs/.")
+    return content
+
+
+def parse(model: type[S], content: Mapping[str, Any], *, where: str, text: str | None = None) -> S:
+    """Check values against a settings model.
+
+    Args:
+        model: the settings class.
+        content: nested values as read.
+        where: what to name in an error: a file, or the option the values came from.
+        text: the YAML text, if there is one, to give the line.
+
+    Raises:
+        UserError: one line with the first thing that is wrong, and the remedy.
+    """
+    try:
+        return model.model_validate(dict(content))
+    except ValidationError as error:
+        raise UserError(_explain(model, error, where, text)) from error
+
+
+def load_site_config(path: str | Path) -> SiteConfig:
+    """Read a ``site.yaml``; relative paths in it count from its own folder.
+
+    Raises:
+        UserError: as :func:`read_yaml` and :func:`parse`.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    config = parse(SiteConfig, content, where=str(path), text=path.read_text(encoding="utf-8"))
+    home = path.resolve().parent
+    resolved = {
+        key: home / value
+        for key in ("store", "label_map", "salt_file")
+        if (value := getattr(config, key)) is not None and not value.is_absolute()
+    }
+    return config.model_copy(update=resolved)
+
+
+def save_site_config(config: SiteConfig, path: str | Path) -> None:
+    """Write a ``site.yaml`` with the values that differ from the defaults."""
+    content = config.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    Path(path).write_text(f"# Settings of {config.name}, on its own disk. See site_configs/site.example.yaml.\n{text}")
+
+
+def load_job_settings(path: str | Path, overrides: Sequence[str] = ()) -> JobSettings:
+    """Read a ``job.yaml`` and apply ``key.path=value`` overrides.
+
+    Args:
+        path: the job's YAML file.
+        overrides: texts such as ``rounds=3`` or ``training.lr=1e-3``; values are read as YAML.
+
+    Raises:
+        UserError: for a bad file, a malformed override or an unknown key.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    parse(JobSettings, content, where=str(path), text=path.read_text(encoding="utf-8"))
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key.strip():
+            raise UserError(f"--set {override}: expected key=value, as in --set training.lr=1e-3.")
+        _assign(content, key.strip().split("."), _yaml_value(value), override)
+        parse(JobSettings, content, where=f"--set {override}")
+    return parse(JobSettings, content, where=str(path))
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text; people mean the number.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _assign(content: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
+    place = content
+    for key in keys[:-1]:
+        inner = place.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set below it.")
+        place = inner
+    place[keys[-1]] = value
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str, text: str | None) -> str:
+    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
+    location = [str(part) for part in first["loc"]]
+    place = where + _line_of(text, location)
+    dotted = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
+        return f"{place}: unknown key '{dotted}'. {remedy}"
+    if first["type"] == "missing":
+        return f"{place}: the key '{dotted}' is missing. Add it."
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {dotted}: {message} (given: {first['input']!r}). Mend the value."
+
+
+def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
+    for key in location:
+        annotation = model.model_fields[key].annotation if key in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _line_of(text: str | None, location: Sequence[str]) -> str:
+    """``, line N`` of a key in YAML text, or nothing where it can't be told."""
+    if text is None or not location:
+        return ""
+    node = yaml.compose(text)
+    line: int | None = None
+    for key in location:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key_node, value_node in node.value:
+            if key_node.value == key:
+                line, node = key_node.start_mark.line + 1, value_node
+                break
+        else:
+            break
+    return f", line {line}" if line else ""

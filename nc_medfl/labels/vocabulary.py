@@ -1,0 +1,86 @@
+"""Ordered vocabularies of findings. The order is the order of the classes in every model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from nc_medfl.errors import UserError
+
+#: The column that says a reader found none of the findings. It is stored beside them, never trained on.
+NO_FINDING = "No Finding"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The findings a federation speaks of, in a fixed order.
+
+    Args:
+        name: a short name, as in ``nih14``.
+        findings: the names, unique, without ``No Finding``.
+
+    Raises:
+        UserError: if a name is repeated, empty, or is ``No Finding``.
+    """
+
+    name: str
+    findings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        repeated = sorted({f for f in self.findings if self.findings.count(f) > 1})
+        if repeated:
+            raise UserError(f"vocabulary {self.name}: {', '.join(repeated)} stands twice. Name each finding once.")
+        if not self.findings or any(not f.strip() or f == NO_FINDING for f in self.findings):
+            raise UserError(
+                f"vocabulary {self.name}: needs one finding or more, none of them empty or '{NO_FINDING}' "
+                "(that one is kept by itself)."
+            )
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ordered names, as hexadecimal text. Two sites with equal ones agree."""
+        return hashlib.sha256("\n".join(self.findings).encode()).hexdigest()
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("nc_medfl.labels"))) / "vocabularies"
+
+
+def available_vocabularies() -> list[str]:
+    """Names of the vocabularies that come with the package."""
+    return sorted(p.stem for p in _folder().glob("*.yaml"))
+
+
+@lru_cache(maxsize=32)
+def load_vocabulary(name_or_path: str) -> Vocabulary:
+    """Load a vocabulary by its name in the package, or from a YAML file of the user's.
+
+    Args:
+        name_or_path: ``nih14``, or the path of a YAML file with ``name`` and ``findings``.
+
+    Raises:
+        UserError: if there is none by that name, or the file is not a vocabulary.
+    """
+    path = _folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"no vocabulary '{name_or_path}' (there are: {', '.join(available_vocabularies())}). "
+            "Name one of these or give the path of a YAML file."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not readable as YAML. Mend it: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("findings"), list):
+        raise UserError(f"{path.name}: a vocabulary needs the keys 'name' and 'findings' (a list).")
+    return Vocabulary(str(content.get("name", path.stem)), tuple(str(f) for f in content["findings"]))
