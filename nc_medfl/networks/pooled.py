@@ -1,0 +1,93 @@
+"""The plain baseline: backbone, global average pooling, a head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from nc_medfl.networks.backbones import Backbone
+from nc_medfl.networks.etf import ArchitectureError
+from nc_medfl.networks.identity import network_fingerprint, seeded_weights
+from nc_medfl.networks.weights import load_backbone_weights
+
+
+class PooledOutput(NamedTuple):
+    """What :class:`PooledNet` gives.
+
+    Attributes:
+        logits: the predictions before the sigmoid, ``[B, C]``.
+    """
+
+    logits: Tensor
+
+
+class PooledNet(nn.Module):
+    """Pooled features and a head, as FedAvg trains it. With one seed its backbone starts as FedNCANet's does.
+
+    Args:
+        num_classes: C, the findings of the vocabulary, in its order.
+        backbone: ``small``, ``resnet18``, ``resnet50`` or ``densenet121``.
+        in_channels: channels of the image.
+        head: ``linear``, or ``mlp`` (LayerNorm, a hidden layer of D, GELU), the published baseline's.
+        norm: ``batch`` or ``group``.
+        init_weights: local file with weights of the backbone, trained elsewhere.
+        init_seed: seed of all other weights, apart from torch's global generator; None draws from that.
+
+    Raises:
+        ValueError: if a name is unknown or there is no class (also a ``UserError``).
+        UserError: if ``init_weights`` does not match the backbone; it lists what did not.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet18",
+        in_channels: int = 1,
+        *,
+        head: str = "linear",
+        norm: str = "batch",
+        init_weights: str | None = None,
+        init_seed: int | None = 0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ArchitectureError("a network needs 1 class or more. Name a finding.")
+        if head not in ("linear", "mlp"):
+            raise ArchitectureError(f"no head '{head}' (there are: linear, mlp). Name one of these.")
+        with seeded_weights(init_seed):
+            self.backbone = Backbone(backbone, in_channels, norm)
+            self.head = _head(head, self.backbone.channels, num_classes)
+        self._settings: dict[str, Any] = {
+            "num_classes": num_classes,
+            "backbone": backbone,
+            "in_channels": in_channels,
+            "head": head,
+            "norm": norm,
+        }
+        if init_weights is not None:
+            load_backbone_weights(self.backbone, init_weights)
+
+    @property
+    def class_axes(self) -> dict[str, int]:
+        """Axis of the class in each parameter that belongs to classes."""
+        return {"head.output.weight": 0, "head.output.bias": 0}
+
+    def forward(self, image: Tensor) -> PooledOutput:
+        """Read images ``[B, in_channels, H, W]``."""
+        return PooledOutput(self.head(self.backbone(image).mean(dim=(2, 3))))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what must agree between sites: architecture, ordered names and shapes."""
+        return network_fingerprint(self, self._settings, {})
+
+
+def _head(kind: str, dim: int, num_classes: int) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if kind == "mlp":
+        layers["norm"] = nn.LayerNorm(dim)
+        layers["hidden"] = nn.Linear(dim, dim)
+        layers["act"] = nn.GELU()
+    layers["output"] = nn.Linear(dim, num_classes)
+    return nn.Sequential(layers)
