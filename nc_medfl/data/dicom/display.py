@@ -1,0 +1,254 @@
+"""From stored values to what a radiologist sees: modality LUT, VOI LUT or window, polarity.
+
+Everything is worked out on the grey levels that occur and then looked up, so precision is float64 and the
+cost is one table look-up a pixel. The order follows PS3.3 C.11.1, C.11.2 and PS3.4 N.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nc_medfl.data.dicom.deidentify import integer, numbers, text, value
+from nc_medfl.data.dicom.quarantine import Rejected
+
+Floats = npt.NDArray[np.float64]
+
+#: Percentiles of the values that become black and white where a header gives no usable window.
+PERCENTILES = (0.5, 99.5)
+#: A display image whose percentiles lie closer together than this shows nothing.
+DEGENERATE = 0.02
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
+
+@dataclass(frozen=True)
+class Display:
+    """A display image and how it came about.
+
+    Attributes:
+        pixels: float32 ``[rows, cols]`` in [0, 1], bone bright.
+        voi_source: ``voi_lut``, ``window:LINEAR``, ``window:LINEAR_EXACT``, ``window:SIGMOID`` or ``percentile``.
+        inverted: whether the photometric interpretation was MONOCHROME1.
+        notes: decisions worth telling.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    voi_source: str
+    inverted: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lut:
+    """A look-up table (PS3.3 C.11.1.1): ``data[0]`` belongs to input ``first``, inputs outside are clamped."""
+
+    first: float
+    data: Floats
+    top: float
+
+    def __call__(self, x: Floats) -> Floats:
+        index = np.clip(np.rint(x - self.first), 0, len(self.data) - 1).astype(np.int64)
+        out: Floats = self.data[index]
+        return out
+
+
+def window(x: Floats, center: float, width: float, function: str = "LINEAR") -> Floats:
+    """Apply a window to modality values (PS3.3 C.11.2.1.2, C.11.2.1.3), output range [0, 1].
+
+    Args:
+        x: modality values, any shape.
+        center: Window Center.
+        width: Window Width; at least 1 for LINEAR, above 0 for the others.
+        function: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
+
+    Raises:
+        ValueError: if the width is too small for the function, or the function is unknown.
+    """
+    if function not in _FUNCTIONS or width <= 0 or (function == "LINEAR" and width < 1):
+        raise ValueError(f"no window of function {function} and width {width:g}")
+    if function == "SIGMOID":
+        # Beyond 60 the exponential saturates in float64 anyway, and would overflow much later.
+        out: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (x - center) / width, -60.0, 60.0)))
+        return out
+    if function == "LINEAR_EXACT":
+        return np.clip((x - center) / width + 0.5, 0.0, 1.0)
+    if width == 1:
+        return np.where(x <= center - 0.5, 0.0, 1.0)
+    return np.clip((x - (center - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+
+
+def to_display(stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool) -> Display:
+    """Turn stored values into the display image.
+
+    Args:
+        stored: integer ``[rows, cols]``.
+        dataset: the header: rescale or modality LUT, VOI LUT or windows, padding.
+        inverted: whether the photometric interpretation is MONOCHROME1.
+
+    Raises:
+        Rejected: ``constant_image`` if all pixels but padding have one value.
+    """
+    levels, index, counts = _grey_levels(stored)
+    padding = _is_padding(levels, dataset)
+    counts = np.where(padding, 0, counts)
+    if np.count_nonzero(counts) < 2:
+        raise Rejected("constant_image", "all pixels have one value")
+    notes: list[str] = ["pixel padding left out"] if padding.any() else []
+    units = modality_values(levels, dataset, notes)
+    shown, source = _voi(units, counts, dataset, notes)
+    if inverted:
+        shown = 1.0 - shown
+        notes.append("MONOCHROME1 inverted")
+    shown[padding] = 0.0
+    pixels: npt.NDArray[np.float32] = shown.astype(np.float32)[index]
+    return Display(pixels, source, inverted, tuple(notes))
+
+
+def modality_values(levels: Floats, dataset: Any, notes: list[str]) -> Floats:
+    """Modality LUT Sequence, or slope and intercept, of stored values (PS3.3 C.11.1)."""
+    for item in _items(dataset, "ModalityLUTSequence"):
+        lut = read_lut(item, _little_endian(dataset), signed_input=_signed(dataset))
+        if lut is not None:
+            notes.append("modality LUT")
+            return lut(levels)
+        notes.append("modality LUT unusable, left out")
+    slope, intercept = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
+    factor = slope[0] if slope else 1.0
+    if factor == 0:
+        notes.append("rescale slope 0, left out")
+        return levels
+    return levels * factor + (intercept[0] if intercept else 0.0)
+
+
+def read_lut(item: Any, little_endian: bool, *, signed_input: bool) -> Lut | None:
+    """Read a LUT item (LUT Descriptor and LUT Data), or None where it is short or malformed.
+
+    Args:
+        item: the sequence item.
+        little_endian: byte order of LUT Data given as bytes.
+        signed_input: whether the first input value may be negative.
+    """
+    descriptor = numbers(item, "LUTDescriptor")
+    raw = value(item, "LUTData")
+    if len(descriptor) != 3 or raw is None:
+        return None
+    entries, first, bits = int(descriptor[0]) % 2**16 or 2**16, int(descriptor[1]), int(descriptor[2])
+    if not 1 <= bits <= 16:
+        return None
+    if signed_input and first >= 2**15:
+        first -= 2**16
+    data = _lut_data(raw, entries, little_endian)
+    if data is None or len(data) < entries:
+        return None
+    data = data[:entries]
+    return Lut(float(first), data, max(2.0**bits - 1, float(data.max())))
+
+
+def _lut_data(raw: Any, entries: int, little_endian: bool) -> Floats | None:
+    if isinstance(raw, bytes):
+        wide = len(raw) >= 2 * entries
+        kind = ("<u2" if little_endian else ">u2") if wide else "u1"
+        usable = len(raw) - len(raw) % 2 if wide else len(raw)
+        return np.frombuffer(raw[:usable], dtype=kind).astype(np.float64)
+    try:
+        data = np.atleast_1d(np.asarray(raw, dtype=np.float64))
+    except (TypeError, ValueError):
+        return None
+    return np.where(data < 0, data + 2**16, data)
+
+
+def _voi(units: Floats, counts: npt.NDArray[np.int64], dataset: Any, notes: list[str]) -> tuple[Floats, str]:
+    """Display values of each grey level, and where they come from."""
+    shown, source = _voi_of_header(units, dataset, notes)
+    if shown is not None:
+        low, high = _percentiles(shown, counts)
+        if high - low >= DEGENERATE:
+            return shown, source
+        notes.append(f"{source} leaves a degenerate image, so percentiles")
+    low, high = _percentiles(units, counts)
+    if low == high:
+        seen = units[counts > 0]
+        low, high = float(seen.min()), float(seen.max())
+    # A modality LUT can map all grey levels to one value: then nothing is to be seen.
+    if low == high:
+        raise Rejected("constant_image", "all pixels have one modality value")
+    return np.clip((units - low) / (high - low), 0.0, 1.0), "percentile"
+
+
+def _voi_of_header(units: Floats, dataset: Any, notes: list[str]) -> tuple[Floats | None, str]:
+    items = _items(dataset, "VOILUTSequence")
+    for item in items:
+        # The input of a VOI LUT is signed where pixels are or where the modality transformation made it so.
+        lut = read_lut(item, _little_endian(dataset), signed_input=_signed(dataset) or bool(units.min() < 0))
+        if lut is not None:
+            return lut(units) / lut.top, "voi_lut"
+    if items:
+        notes.append("VOI LUT short or malformed, so percentiles")
+        return None, ""
+    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function not in _FUNCTIONS:
+        notes.append("unknown VOI LUT function, taken as LINEAR")
+        function = "LINEAR"
+    for center, width in zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False):
+        if width >= 1 or (width > 0 and function != "LINEAR"):
+            return window(units, center, width, function), f"window:{function}"
+    return None, ""
+
+
+def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The values below which the fractions of :data:`PERCENTILES` of all pixels lie."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(counts[order])
+    low, high = np.searchsorted(below, np.asarray(PERCENTILES) / 100 * below[-1], side="left")
+    return float(values[order[low]]), float(values[order[high]])
+
+
+def _grey_levels(
+    stored: npt.NDArray[np.generic],
+) -> tuple[Floats, npt.NDArray[np.integer[Any]], npt.NDArray[np.int64]]:
+    """Grey levels ``[K]``, each pixel's index into them ``[rows, cols]``, and pixels a level ``[K]``."""
+    low, high = int(stored.min()), int(stored.max())
+    if high - low < 2**17:
+        index = stored.astype(np.int64) - low
+        counts = np.bincount(index.ravel(), minlength=high - low + 1)
+        return np.arange(low, high + 1, dtype=np.float64), index, counts.astype(np.int64)
+    found, places, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    return found.astype(np.float64), places.reshape(stored.shape), counts.astype(np.int64)
+
+
+def _is_padding(levels: Floats, dataset: Any) -> npt.NDArray[np.bool_]:
+    """Which grey levels are padding (PS3.3 C.7.5.1.1.2), a value or a range that includes its ends."""
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return np.zeros(len(levels), dtype=bool)
+    limit = integer(dataset, "PixelPaddingRangeLimit")
+    ends = [_as_stored(first, dataset), _as_stored(first if limit is None else limit, dataset)]
+    return (levels >= min(ends)) & (levels <= max(ends))
+
+
+def _as_stored(padding: int, dataset: Any) -> int:
+    """The padding value as pixels are kept: BitsStored bits, signed or not."""
+    bits = integer(dataset, "BitsStored") or 16
+    pattern: int = padding % (1 << bits)
+    return pattern - (1 << bits) if _signed(dataset) and pattern >= 1 << (bits - 1) else pattern
+
+
+def _signed(dataset: Any) -> bool:
+    return integer(dataset, "PixelRepresentation") == 1
+
+
+def _little_endian(dataset: Any) -> bool:
+    try:
+        return dataset.original_encoding[1] is not False
+    except (AttributeError, TypeError, IndexError):
+        return True
+
+
+def _items(dataset: Any, keyword: str) -> list[Any]:
+    try:
+        return list(value(dataset, keyword) or [])
+    except TypeError:
+        return []

@@ -1,0 +1,232 @@
+"""Read one DICOM radiograph: judge the header cheaply, decode, bring to display values.
+
+The stages run from cheap to dear and in the order of the closed list of outcomes, so that a file has the
+same outcome wherever it is judged.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from nc_medfl.data.dicom import deidentify
+from nc_medfl.data.dicom.decode import decode_frame, is_lossy
+from nc_medfl.data.dicom.deidentify import integer, numbers, text
+from nc_medfl.data.dicom.display import Display, to_display
+from nc_medfl.data.dicom.quarantine import Rejected
+from nc_medfl.data.radiograph import Facts, Radiograph, pixel_hash
+
+#: Part of the settings hash: raise it whenever the same file gives other pixels.
+READER_VERSION = 1
+MAX_PIXELS = 2**27
+#: A file of more bytes can't be one radiograph of at most 2^27 pixels.
+MAX_BYTES = 4 * MAX_PIXELS + 2**26
+_MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which radiographs are wanted.
+
+    Attributes:
+        min_side: smallest side that is taken, pixels.
+        modalities: taken without further ado.
+        doubtful_modalities: taken only where the header states a chest body part.
+        body_parts: the body parts that count as chest, in capitals without spaces and marks.
+    """
+
+    min_side: int = 64
+    modalities: frozenset[str] = frozenset({"CR", "DX", "RG"})
+    doubtful_modalities: frozenset[str] = frozenset({"OT", "SC", ""})
+    body_parts: frozenset[str] = frozenset(
+        {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS", "TSPINE", "THORACICSPINE"}
+    )
+
+
+DEFAULT_POLICY = Policy()
+
+
+def read_radiograph(path: str | Path, policy: Policy = DEFAULT_POLICY) -> Radiograph:
+    """Read a DICOM radiograph from disk.
+
+    Args:
+        path: the file; any name.
+        policy: which radiographs are wanted.
+
+    Raises:
+        Rejected: with one of the closed list of outcomes.
+        OSError: if the file can't be read.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise Rejected("too_large", "the file is longer than any radiograph of 2^27 pixels")
+    return read_bytes(path.read_bytes(), policy)
+
+
+def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY) -> Radiograph:
+    """As :func:`read_radiograph`, from the bytes of the file."""
+    with warnings.catch_warnings():
+        # pydicom's warnings quote values of the header.
+        warnings.simplefilter("ignore")
+        dataset = parse(content)
+        syntax = check_header(dataset, policy)
+        stored = decode_frame(dataset, syntax)
+        display = to_display(stored, dataset, inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1")
+        _check_person(dataset)
+        aspect, spacing, note = physical_aspect(dataset)
+        facts = _facts(dataset, syntax, display, spacing)
+        identity = deidentify.identity_of(dataset)
+    notes = (*display.notes, *((note,) if note else ()))
+    return Radiograph(display.pixels, pixel_hash(stored), aspect, facts, identity, notes)
+
+
+def parse(content: bytes) -> Dataset:
+    """Parse the bytes of a file, with or without a preamble.
+
+    Raises:
+        Rejected: ``empty_file``, ``not_dicom``, ``dicomdir``, ``truncated`` or ``no_pixel_data``.
+    """
+    if not content:
+        raise Rejected("empty_file", "the file has no bytes")
+    preamble = content[128:132] == b"DICM"
+    if not preamble and content[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+        raise Rejected("not_dicom", "no DICM mark, and no data set at the start")
+    try:
+        dataset = pydicom.dcmread(BytesIO(content), force=not preamble)
+        keys = list(dataset.keys())
+    except Exception as error:
+        raise Rejected("not_dicom", f"not readable as a data set ({type(error).__name__})") from error
+    if not preamble and not dataset.file_meta and not {"SOPClassUID", "Modality", "Rows"} & _keywords(dataset):
+        raise Rejected("not_dicom", "no DICM mark, and nothing that an image has")
+    if _is_directory(dataset):
+        raise Rejected("dicomdir", "a DICOMDIR")
+    if "PixelData" not in dataset or deidentify.value(dataset, "PixelData") is None:
+        if _ends_early(dataset, content, keys):
+            raise Rejected("truncated", "the file ends before its pixel data do")
+        raise Rejected("no_pixel_data", "no Pixel Data element")
+    return dataset
+
+
+def check_header(dataset: Dataset, policy: Policy = DEFAULT_POLICY) -> str:
+    """Judge a header before anything is decoded or allocated.
+
+    Returns:
+        The transfer syntax UID.
+
+    Raises:
+        Rejected: the first of the outcomes that can be told from the header.
+    """
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    if not syntax:
+        raise Rejected("no_transfer_syntax", "no Transfer Syntax UID")
+    _check_picture(dataset)
+    _check_wanted(dataset, policy)
+    rows, cols = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    if rows <= 0 or cols <= 0:
+        raise Rejected("undecodable", "no usable Rows and Columns")
+    if min(rows, cols) < policy.min_side:
+        raise Rejected("too_small", f"{rows} x {cols} pixels, a side under {policy.min_side}")
+    if rows * cols > MAX_PIXELS:
+        raise Rejected("too_large", f"{rows} x {cols} pixels, over 2^27")
+    return syntax
+
+
+def physical_aspect(dataset: Dataset) -> tuple[float, float | None, str]:
+    """Height of a pixel over its width, its height in mm where known, and a remark.
+
+    Pixel Spacing, then Imager Pixel Spacing, then Nominal Scanned Pixel Spacing (rows first: PS3.3
+    10.7.1.1), then Pixel Aspect Ratio. A spacing of 0, or more than ten times longer than wide, is no spacing.
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        spacing = numbers(dataset, keyword)[:2]
+        if _usable(spacing):
+            return spacing[0] / spacing[1], spacing[0], ""
+    ratio = numbers(dataset, "PixelAspectRatio")[:2]
+    if _usable(ratio):
+        return ratio[0] / ratio[1], None, ""
+    return 1.0, None, "no usable spacing, pixels taken as square"
+
+
+def _usable(pair: list[float]) -> bool:
+    return len(pair) == 2 and min(pair) > 0 and 0.1 <= pair[0] / pair[1] <= 10
+
+
+def _check_picture(dataset: Dataset) -> None:
+    if (integer(dataset, "NumberOfFrames") or 1) > 1:
+        raise Rejected("multiframe", "more than one frame")
+    photometric = text(dataset, "PhotometricInterpretation")
+    if (integer(dataset, "SamplesPerPixel") or 1) > 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
+        raise Rejected("colour", "a colour image")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Rejected("photometric", "neither MONOCHROME1 nor MONOCHROME2")
+
+
+def _check_wanted(dataset: Dataset, policy: Policy) -> None:
+    modality = text(dataset, "Modality").upper()
+    part = re.sub(r"[^A-Z]", "", text(dataset, "BodyPartExamined").upper())
+    if modality not in policy.modalities | policy.doubtful_modalities:
+        raise Rejected("modality", "the modality is not a radiograph's")
+    if part and part not in policy.body_parts:
+        raise Rejected("body_part", "the stated body part is not the chest")
+    if not part and modality in policy.doubtful_modalities:
+        raise Rejected("body_part", "this modality needs a stated chest body part")
+
+
+def _check_person(dataset: Dataset) -> None:
+    if not text(dataset, "PatientID"):
+        raise Rejected("no_patient_id", "Patient ID is absent or empty")
+    if deidentify.burned_in_of(dataset) == "yes":
+        raise Rejected("burned_in", "Burned In Annotation is YES")
+
+
+def _facts(dataset: Dataset, syntax: str, display: Display, spacing: float | None) -> Facts:
+    lossy = text(dataset, "LossyImageCompression") == "01" or is_lossy(syntax)
+    return Facts(
+        rows=integer(dataset, "Rows") or 0,
+        cols=integer(dataset, "Columns") or 0,
+        modality=deidentify.modality_of(dataset),
+        view=deidentify.view_of(text(dataset, "ViewPosition")),
+        spacing=spacing,
+        bits=integer(dataset, "BitsStored") or integer(dataset, "BitsAllocated") or 0,
+        photometric=text(dataset, "PhotometricInterpretation"),
+        inverted=display.inverted,
+        transfer_syntax=syntax,
+        lossy=lossy,
+        voi_source=display.voi_source,
+        burned_in=deidentify.burned_in_of(dataset),
+        sex=deidentify.sex_of(text(dataset, "PatientSex")),
+        age=deidentify.patient_age(dataset),
+    )
+
+
+def _keywords(dataset: Dataset) -> set[str]:
+    return {pydicom.datadict.keyword_for_tag(tag) for tag in dataset.keys()}  # noqa: SIM118
+
+
+def _is_directory(dataset: Dataset) -> bool:
+    directory = text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_STORAGE_DIRECTORY
+    return directory or "DirectoryRecordSequence" in dataset
+
+
+def _ends_early(dataset: Dataset, content: bytes, keys: list[Any]) -> bool:
+    """Whether a data set without pixel data lost them to the end of the file.
+
+    Either the last element is shorter than it says, or pydicom gave up inside the pixel data, whose tag then
+    stands behind the last element it kept.
+    """
+    if not keys:
+        return True
+    last: Any = dataset.get_item(keys[-1])
+    raw, length = getattr(last, "value", None), getattr(last, "length", 0xFFFFFFFF)
+    if isinstance(raw, bytes) and length != 0xFFFFFFFF and len(raw) < length:
+        return True
+    start = int(getattr(last, "value_tell", 0) or 0)
+    tags = (b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OB", b"\xe0\x7f\x10\x00\xff\xff", b"\x7f\xe0\x00\x10O")
+    return "Rows" in dataset and any(content.find(tag, start) >= 0 for tag in tags)

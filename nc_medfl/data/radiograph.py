@@ -1,0 +1,72 @@
+"""One radiograph as it was read: display pixels, facts that may be kept, and identifiers that may not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What leads back to a person. It goes to ``site_private`` or through a keyed hash, nowhere else."""
+
+    patient_id: str = ""
+    study_uid: str = ""
+    sop_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The whitelist: closed terms and numbers only (see :mod:`nc_medfl.data.manifest` for their meaning)."""
+
+    rows: int
+    cols: int
+    modality: str = ""
+    view: str = ""
+    spacing: float | None = None
+    bits: int = 8
+    photometric: str = ""
+    inverted: bool = False
+    transfer_syntax: str = ""
+    lossy: bool | None = None
+    voi_source: str = ""
+    burned_in: str = "unknown"
+    sex: str = ""
+    age: float | None = None
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A readable radiograph.
+
+    Attributes:
+        pixels: float32 ``[rows, cols]`` in [0, 1]; bone is bright, air is dark.
+        pixel_sha256: hash of the decoded stored values (:func:`pixel_hash`).
+        aspect: physical height of a pixel over its width.
+        facts: what may stand in the manifest.
+        identity: what may not.
+        notes: decisions taken while reading, without identifiers.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    pixel_sha256: str
+    aspect: float
+    facts: Facts
+    identity: Identity
+    notes: tuple[str, ...] = ()
+
+
+def pixel_hash(stored: npt.NDArray[np.generic]) -> str:
+    """SHA-256 of decoded values and their shape, the same for every lossless encoding of a picture.
+
+    Args:
+        stored: integer ``[rows, cols]``, any width and byte order.
+    """
+    low, high = int(stored.min()), int(stored.max())
+    kind = "<u2" if low >= 0 and high < 2**16 else "<i2" if low >= -(2**15) and high < 2**15 else "<i8"
+    digest = hashlib.sha256(f"{stored.shape[0]}x{stored.shape[1]}:{kind}:".encode())
+    digest.update(np.ascontiguousarray(stored, dtype=kind).data)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""A store: the images of one site as uint8 shards, and the manifest that addresses them.
+
+On disk: ``shards/00000.npy`` (uint8 ``[N, size, size]``), ``manifest.parquet``, ``prepare.json`` (settings,
+vocabulary, versions, counts), ``quarantine.csv``. Images are read by memory map.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nc_medfl.data import manifest as manifests
+from nc_medfl.errors import UserError
+from nc_medfl.labels import Vocabulary
+
+MANIFEST = "manifest.parquet"
+INFO = "prepare.json"
+QUARANTINE = "quarantine.csv"
+SHARDS = "shards"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all (temporary file, fsync, rename)."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where shard ``number`` of the store in ``folder`` lies."""
+    return folder / SHARDS / f"{number:05d}.npy"
+
+
+def write_shard(folder: Path, number: int, images: npt.NDArray[np.uint8]) -> Path:
+    """Write one shard, whole or not at all. ``images`` is uint8 ``[N, size, size]``."""
+    path = shard_path(folder, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(images), allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    return path
+
+
+@dataclass
+class Store:
+    """A prepared site, open for reading.
+
+    Attributes:
+        folder: where it lies.
+        manifest: one row an image (see :mod:`nc_medfl.data.manifest`).
+        vocabulary: the findings it is labelled for.
+        info: what ``prepare.json`` says.
+    """
+
+    folder: Path
+    manifest: pd.DataFrame
+    vocabulary: Vocabulary
+    info: dict[str, Any]
+    _shards: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def size(self) -> int:
+        """Side of the stored square images, in pixels."""
+        return int(self.info["size"])
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """Image of manifest row ``index`` (position), uint8 ``[size, size]``, a view into the map."""
+        row = self.manifest.iloc[index]
+        picture: npt.NDArray[np.uint8] = self._shard(int(row["shard"]))[int(row["row"])]
+        return picture
+
+    def images(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Images of some manifest rows (positions), in that order, uint8 ``[len, size, size]``."""
+        positions = np.asarray(indices, dtype=np.int64)
+        shards = self.manifest["shard"].to_numpy()[positions]
+        rows = self.manifest["row"].to_numpy()[positions]
+        out = np.empty((len(positions), self.size, self.size), dtype=np.uint8)
+        for number in np.unique(shards):
+            here = shards == number
+            out[here] = self._shard(int(number))[rows[here]]
+        return out
+
+    def labels(self) -> npt.NDArray[np.float32]:
+        """All labels, float32 ``[N, C]``, NaN for unknown."""
+        return manifests.label_matrix(self.manifest, self.vocabulary.findings)
+
+    def positions(self, split: str) -> npt.NDArray[np.int64]:
+        """Positions of the manifest rows of one split (``train``, ``val`` or ``test``)."""
+        return np.flatnonzero((self.manifest["split"] == split).to_numpy(dtype=bool))
+
+    def _shard(self, number: int) -> npt.NDArray[np.uint8]:
+        if number not in self._shards:
+            path = shard_path(self.folder, number)
+            try:
+                self._shards[number] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.folder}: shard {path.name} is missing or damaged. Prepare again.") from error
+        return self._shards[number]
+
+
+def write_store(
+    folder: Path,
+    frame: pd.DataFrame,
+    vocabulary: Vocabulary,
+    *,
+    size: int,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, int],
+    settings_hash: str,
+) -> Store:
+    """Write manifest and ``prepare.json`` beside shards that are already there, and open the store.
+
+    Args:
+        folder: the store; its shards have been written by :func:`write_shard`.
+        frame: manifest rows; columns are put in order and typed.
+        vocabulary: the findings of its label columns.
+        size: side of the stored images, pixels.
+        settings: what they were prepared with, as JSON values, without paths.
+        counts: images by outcome.
+        settings_hash: hash of the settings that decide pixels and labels.
+    """
+    from nc_medfl import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = manifests.normalise(frame, vocabulary.findings)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
+    write_json(
+        folder / INFO,
+        {
+            "schema_version": manifests.SCHEMA_VERSION,
+            "package_version": __version__,
+            "vocabulary": {"name": vocabulary.name, "findings": list(vocabulary.findings)},
+            "vocabulary_fingerprint": vocabulary.fingerprint,
+            "size": size,
+            "settings": dict(settings),
+            "settings_hash": settings_hash,
+            "counts": dict(counts),
+        },
+    )
+    write_atomic(folder / MANIFEST, buffer.getvalue().to_pybytes())
+    return open_store(folder)
+
+
+def open_store(folder: str | Path) -> Store:
+    """Open a store for reading.
+
+    Raises:
+        UserError: if the folder is missing, is no store, or was written by a newer package.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Give the --out of 'nc-medfl prepare'.")
+    absent = [name for name in (MANIFEST, INFO) if not (folder / name).is_file()]
+    if absent:
+        raise UserError(f"{folder}: no {absent[0]}, so not a store (or half-prepared). Run 'nc-medfl prepare' again.")
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        frame = pd.read_parquet(folder / MANIFEST)
+        version = int(info["schema_version"])
+        vocabulary = Vocabulary(info["vocabulary"]["name"], tuple(info["vocabulary"]["findings"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: {MANIFEST} or {INFO} is damaged. Run 'nc-medfl prepare' again.") from error
+    if version > manifests.SCHEMA_VERSION:
+        raise UserError(
+            f"{folder}: written with schema {version}, this package reads up to {manifests.SCHEMA_VERSION}. "
+            "Upgrade nc_medfl."
+        )
+    return Store(folder, manifests.normalise(frame, vocabulary.findings), vocabulary, info)
+
+
+def copy_rows(source: Store, indices: Iterable[int], folder: Path, *, rows_per_shard: int = 4096) -> pd.DataFrame:
+    """Copy some images of a store into fresh shards of another folder.
+
+    Returns:
+        Their manifest rows with ``shard`` and ``row`` of the new place, for :func:`write_store`.
+    """
+    positions = np.asarray(list(indices), dtype=np.int64)
+    frame: pd.DataFrame = source.manifest.iloc[positions].reset_index(drop=True).copy()
+    for number, start in enumerate(range(0, len(positions), rows_per_shard)):
+        write_shard(folder, number, source.images(positions[start : start + rows_per_shard]))
+    frame["shard"] = np.arange(len(positions)) // rows_per_shard
+    frame["row"] = np.arange(len(positions)) % rows_per_shard
+    return frame

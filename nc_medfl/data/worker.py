@@ -1,0 +1,175 @@
+"""What a worker process does: read files, fit them into squares, keep them in a chunk on disk.
+
+Imports neither torch nor monai, since every worker pays for it in time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+
+from nc_medfl.data.dicom.quarantine import Outcome, Rejected
+from nc_medfl.data.dicom.reader import read_radiograph
+from nc_medfl.data.radiograph import Facts, Identity, Radiograph
+from nc_medfl.data.resize import fit_square
+from nc_medfl.data.sources.base import SourceFile, SourceKind
+from nc_medfl.data.sources.nih import read_picture
+from nc_medfl.errors import UserError
+
+_READERS = {"dicom": read_radiograph, "picture": read_picture}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files for one worker, and the chunk their pixels go to."""
+
+    kind: SourceKind
+    size: int
+    files: tuple[SourceFile, ...]
+    chunk: Path
+
+    def singles(self) -> list[Batch]:
+        """The same files, a batch and a chunk each."""
+        stems = [self.chunk.with_name(f"{self.chunk.stem}-{n}.npy") for n in range(len(self.files))]
+        return [Batch(self.kind, self.size, (f,), chunk) for f, chunk in zip(self.files, stems, strict=True)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one file. It names the file and its identifiers: journal and ``site_private`` only.
+
+    Attributes:
+        name, bytes, mtime_ns: the file as it was listed; equal ones need not be read again.
+        source_sha256: of the file's bytes.
+        outcome, detail: how it was judged.
+        chunk, row: where its pixels are kept until the store is written.
+        pixel_sha256, pad_box, facts, identity: of a file that could be used.
+    """
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    source_sha256: str
+    outcome: Outcome
+    detail: str = ""
+    chunk: str = ""
+    row: int = -1
+    pixel_sha256: str = ""
+    pad_box: str = ""
+    facts: Facts | None = None
+    identity: Identity = field(default_factory=Identity)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Record:
+        """The inverse of :meth:`to_json`."""
+        facts = content["facts"]
+        return cls(
+            **{
+                **content,
+                "facts": None if facts is None else Facts(**facts),
+                "identity": Identity(**content["identity"]),
+            }
+        )
+
+
+def initialise() -> None:
+    """Prepare a worker: one thread, no chatter (pydicom's remarks quote headers), Ctrl-C left to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+def read_batch(batch: Batch) -> list[Record]:
+    """Read the files of a batch and write the usable ones' squares, whole or not at all, to its chunk."""
+    records: list[Record] = []
+    squares: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    for file in batch.files:
+        record, square = _read_file(file, batch, len(squares))
+        records.append(record)
+        if square is not None:
+            squares.append(square)
+    if squares:
+        temporary = batch.chunk.with_name(f".{batch.chunk.name}.tmp")
+        with temporary.open("wb") as stream:
+            np.save(stream, np.stack(squares), allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(batch.chunk)
+    return records
+
+
+def crashed(batch: Batch) -> list[Record]:
+    """The record of the one file of a batch that killed its worker."""
+    (file,) = batch.files
+    size, mtime = _listed(file)
+    return [Record(file.name, size, mtime, _sha256(file.path), "undecodable", "the decoder crashed")]
+
+
+def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.ndarray[Any, np.dtype[np.uint8]] | None]:
+    try:
+        size, mtime = _listed(file)
+        digest = _sha256(file.path)
+        radiograph = _read(batch.kind, file.path)
+    except Rejected as rejected:
+        return Record(file.name, size, mtime, digest, rejected.outcome, rejected.detail), None
+    except OSError as error:
+        raise UserError(
+            f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
+        ) from error
+    square, box = fit_square(radiograph.pixels, batch.size, radiograph.aspect)
+    record = Record(
+        file.name,
+        size,
+        mtime,
+        digest,
+        "ok",
+        "; ".join(radiograph.notes),
+        batch.chunk.name,
+        row,
+        radiograph.pixel_sha256,
+        ",".join(map(str, box)),
+        radiograph.facts,
+        radiograph.identity,
+    )
+    return record, square
+
+
+def _read(kind: SourceKind, path: Path) -> Radiograph:
+    """Read a file so that whatever is wrong with it is one of the outcomes."""
+    try:
+        return _READERS[kind](path)
+    except (Rejected, OSError):
+        raise
+    except MemoryError as error:
+        raise Rejected("too_large", "not enough memory to decode it") from error
+    except Exception as error:
+        raise Rejected("undecodable", f"broken in a way not foreseen ({type(error).__name__})") from error
+
+
+def _listed(file: SourceFile) -> tuple[int, int]:
+    status = file.path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

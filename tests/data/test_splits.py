@@ -1,0 +1,82 @@
+"""Splits: by patient, stratified, and a matter of the inputs alone."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nc_medfl.data.splits import assign_splits
+
+SPLITS = ("train", "val", "test")
+
+
+def random_site(seed: int, patients: int, findings: int = 6) -> tuple[list[str], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    ids = [f"p{p}" for p in range(patients) for _ in range(rng.integers(1, 6))]
+    labels = (rng.random((len(ids), findings)) < np.geomspace(0.3, 0.01, findings)).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.05] = np.nan
+    return ids, labels
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), patients=st.integers(3, 60))
+def test_no_patient_stands_in_two_splits_and_none_is_empty(seed, patients):
+    ids, labels = random_site(seed, patients)
+    splits = assign_splits(ids, labels, seed=seed)
+    for patient in set(ids):
+        assert len({s for s, i in zip(splits, ids, strict=True) if i == patient}) == 1
+    assert set(splits) == set(SPLITS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), patients=st.integers(1, 40))
+def test_the_order_of_the_images_does_not_matter(seed, patients):
+    ids, labels = random_site(seed, patients)
+    order = np.random.default_rng(seed).permutation(len(ids))
+    shuffled = assign_splits([ids[i] for i in order], labels[order], seed=3)
+    np.testing.assert_array_equal(shuffled, assign_splits(ids, labels, seed=3)[order])
+
+
+def test_the_rarest_finding_is_in_every_split_once_it_has_three_patients():
+    labels = np.zeros((200, 2), dtype=np.float32)
+    labels[:100, 0] = 1
+    labels[[5, 120, 121], 1] = 1
+    splits = assign_splits([str(i) for i in range(200)], labels)
+    assert sorted(splits[labels[:, 1] == 1]) == sorted(SPLITS)
+
+
+def test_shares_are_met_for_images_and_for_each_finding():
+    ids, labels = random_site(1, 2000)
+    splits = assign_splits(ids, labels, (0.6, 0.15, 0.25))
+    for split, share in zip(SPLITS, (0.6, 0.15, 0.25), strict=True):
+        here = splits == split
+        assert here.mean() == pytest.approx(share, abs=0.01)
+        found = np.nansum(labels[here], axis=0) / np.nansum(labels, axis=0)
+        np.testing.assert_allclose(found, share, atol=0.04)
+
+
+def test_a_share_of_nothing_gets_nothing():
+    ids, labels = random_site(2, 50)
+    assert set(assign_splits(ids, labels, (0.8, 0.2, 0.0))) == {"train", "val"}
+
+
+def test_another_seed_gives_another_split():
+    ids, labels = random_site(3, 100)
+    assert (assign_splits(ids, labels, seed=0) != assign_splits(ids, labels, seed=1)).any()
+
+
+def test_thirty_thousand_patients_take_seconds():
+    ids, labels = random_site(4, 30_000, findings=14)
+    start = time.perf_counter()
+    assign_splits(ids, labels)
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (-0.1, 0.5, 0.6)])
+def test_fractions_must_add_up(fractions):
+    with pytest.raises(ValueError, match="add up to 1"):
+        assign_splits(["a"], np.zeros((1, 1), dtype=np.float32), fractions)
