@@ -52,7 +52,7 @@ def epoch_batches(
     starts = list(range(0, len(positions), batch_size))
     if shuffle and len(starts) > 1 and len(positions) - starts[-1] == 1:
         starts.pop()
-    return [positions[a:b] for a, b in zip(starts, [*starts[1:], len(positions)], strict=True)]
+    return np.split(positions, starts[1:]) if starts else []
 
 
 class StoreBatches:
