@@ -84,7 +84,7 @@ def test_metrics_from_sums_equal_those_from_raw_features(
     expected = slow_collapse(features, targets, frame, min_positives)
     for name in ("nc1", "nc2_angle", "nc2_length", "nc3"):
         assert getattr(got, name) == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
-    np.testing.assert_allclose(got.ncpn.numpy(), np.array(expected["ncpn"]), rtol=1e-6, equal_nan=True)
+    np.testing.assert_allclose(got.ncpn.numpy(), np.array(expected["ncpn"]), rtol=1e-6, atol=1e-12, equal_nan=True)
 
 
 def test_metrics_by_hand() -> None:

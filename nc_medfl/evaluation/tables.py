@@ -1,0 +1,188 @@
+"""The long table of results: one row a (site, finding, metric), with interval, counts and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nc_medfl.evaluation.thresholds import Thresholds
+from nc_medfl.labels import Vocabulary
+from nc_medfl.metrics.bootstrap import bootstrap
+from nc_medfl.metrics.classification import METRICS, Sample, measure, prepare_sample, reasons
+
+#: Columns of ``metrics.csv``, in order.
+COLUMNS = (
+    "run",
+    "model",
+    "site",
+    "split",
+    "group",
+    "finding",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n_positive",
+    "n_annotated",
+    "reason",
+)
+
+MACRO, MICRO = "macro", "micro"
+ALL_SITES, POOLED = "all", "pooled"
+THRESHOLD = "threshold"
+
+Rows = list[dict[str, Any]]
+
+
+def evaluate_site(
+    scores: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    *,
+    thresholds: Thresholds | None,
+    run: str,
+    model: str,
+    site: str,
+    split: str,
+    vocabulary: Vocabulary,
+    group: str = "all",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every metric of one site (or of several sites' patients pooled), with intervals.
+
+    Args:
+        scores: probabilities, ``[N, C]``; no image at all (``[0, 0]``) gives rows that say so.
+        labels: 1, 0 or NaN (unknown), ``[N, C]``.
+        patients: a number or text a patient, ``[N]``; intervals resample patients.
+        thresholds: chosen on validation; None, or thresholds for no finding, leaves the metrics that need
+            one empty.
+        run: for the rows, as are ``model``, ``site``, ``split`` and ``group``.
+        model: which model.
+        site: where, or ``pooled``.
+        split: which split.
+        vocabulary: names of the ``C`` findings.
+        group: which patients, ``all`` or as in ``sex=F``.
+        resamples: of the bootstrap; 0 gives no intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        Rows with the columns of ``metrics.csv``: for each metric the findings, ``macro`` (mean over the
+        findings for which it is defined) and ``micro`` (all known pairs of an image and a finding), and
+        each finding's ``threshold``.
+
+    Raises:
+        ValueError: if shapes don't fit or values are not probabilities and labels.
+    """
+    n_findings = len(vocabulary)
+    scores, labels = _at_least_empty(scores, n_findings), _at_least_empty(labels, n_findings)
+    if thresholds is None or not len(thresholds.values):
+        thresholds = Thresholds.none(n_findings)
+    sample = prepare_sample(scores, labels, thresholds.values, thresholds.reasons)
+    about = {"run": run, "model": model, "site": site, "split": split, "group": group}
+    rows = _metric_rows(sample, patients, vocabulary.findings, resamples, seed)
+    rows += _threshold_rows(sample, thresholds, vocabulary.findings)
+    return as_table([{**about, **row} for row in rows])
+
+
+def _at_least_empty(values: npt.ArrayLike, n_findings: int) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return np.empty((0, n_findings)) if array.size == 0 else array
+
+
+def _metric_rows(sample: Sample, patients: npt.ArrayLike, findings: Sequence[str], resamples: int, seed: int) -> Rows:
+    values = measure(sample)
+    texts = reasons(sample, values)
+    intervals = bootstrap(sample, patients, resamples=resamples, seed=seed)
+    rows: Rows = []
+    for metric in METRICS:
+        value, interval = values[metric][0], intervals[metric]
+        n_positive, n_annotated = _counts(sample, ~np.isnan(value[:-2]))
+        for k, name in enumerate((*findings, MACRO, MICRO)):
+            defined = bool(~np.isnan(value[k]))
+            remarks = [texts[metric][k], interval.reasons[k] if defined else ""]
+            rows.append(
+                {
+                    "finding": name,
+                    "metric": metric,
+                    "value": value[k],
+                    "low": interval.low[k] if defined else np.nan,
+                    "high": interval.high[k] if defined else np.nan,
+                    "n_positive": n_positive[k],
+                    "n_annotated": n_annotated[k],
+                    "reason": "; ".join(text for text in remarks if text),
+                }
+            )
+    return rows
+
+
+def _counts(sample: Sample, defined: npt.NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """Positives and known labels of findings, macro (the findings that it averages) and micro."""
+    positive, annotated = (
+        [int(n) for n in (*count[:-1], count[:-1][defined].sum(), count[-1])]
+        for count in (sample.n_positive, sample.n_annotated)
+    )
+    return positive, annotated
+
+
+def _threshold_rows(sample: Sample, thresholds: Thresholds, findings: Sequence[str]) -> Rows:
+    return [
+        {
+            "finding": name,
+            "metric": THRESHOLD,
+            "value": thresholds.values[k],
+            "low": np.nan,
+            "high": np.nan,
+            "n_positive": int(sample.n_positive[k]),
+            "n_annotated": int(sample.n_annotated[k]),
+            "reason": thresholds.reasons[k],
+        }
+        for k, name in enumerate(findings)
+    ]
+
+
+def mean_over_sites(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of site ``all``: the mean over sites of each value, where it is defined.
+
+    Every site counts the same, whatever its size. There is no interval; for that, see the sites or ``pooled``.
+
+    Args:
+        rows: as :func:`evaluate_site` gives them, of one site or more; ``all`` and ``pooled`` are left out.
+    """
+    rows = as_table(rows[~rows["site"].isin([ALL_SITES, POOLED])])
+    keys = ["run", "model", "split", "group", "finding", "metric"]
+    out: Rows = []
+    for key, part in rows.groupby(keys, sort=False):
+        defined = part["value"].notna()
+        used, total = int(defined.sum()), len(part)
+        out.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "site": ALL_SITES,
+                "value": part["value"].mean(),
+                "low": np.nan,
+                "high": np.nan,
+                "n_positive": int(part["n_positive"].sum()),
+                "n_annotated": int(part["n_annotated"].sum()),
+                "reason": f"mean over {used} of {total} sites" if used else "undefined at every site",
+            }
+        )
+    return as_table(out)
+
+
+def as_table(rows: Rows | pd.DataFrame) -> pd.DataFrame:
+    """Rows with the columns and types of ``metrics.csv``; None becomes NaN or an empty text."""
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in COLUMNS:
+        if column in ("value", "low", "high"):
+            table[column] = pd.to_numeric(table[column]).astype("float64")
+        elif column in ("n_positive", "n_annotated"):
+            table[column] = pd.to_numeric(table[column]).fillna(0).astype("int64")
+        else:
+            table[column] = table[column].astype(object).where(table[column].notna(), "").astype(str)
+    table.index = pd.RangeIndex(len(table))
+    return table

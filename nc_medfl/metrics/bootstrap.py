@@ -1,0 +1,138 @@
+"""Intervals by resampling patients, since images of one patient are no independent evidence.
+
+A resample is a weighting: each image counts as often as its patient was drawn. So all metrics of many
+resamples come from one sort and one matrix product (:func:`nc_medfl.metrics.classification.measure`).
+Thresholds and calibration bins stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nc_medfl.metrics.classification import Floats, Sample, measure
+
+#: An interval needs the metric to be defined in this share of the resamples.
+_MIN_DEFINED = 0.9
+
+#: Weights of one block of resamples, in bytes, at most (a bootstrap over many images works in blocks).
+_BLOCK_BYTES = 64_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Percentile intervals of one metric.
+
+    Attributes:
+        low: lower ends, ``[K]``, NaN where there is no interval.
+        high: upper ends, ``[K]``.
+        reasons: why there is no interval, ``""`` where there is one.
+    """
+
+    low: Floats
+    high: Floats
+    reasons: tuple[str, ...]
+
+
+def patient_weights(
+    patients: npt.ArrayLike, resamples: int, seed: int, block: int | None = None
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Draw patients with replacement, and say how often each image counts.
+
+    Args:
+        patients: a number or text a patient, ``[N]``.
+        resamples: how many.
+        seed: the same one draws the same patients, whatever the block: two models on the same patients
+            can be compared resample by resample.
+        block: resamples in one array; None takes what memory allows.
+
+    Yields:
+        Weights ``[N, b]``, whole numbers, until all resamples are drawn.
+    """
+    _, codes = np.unique(np.asarray(patients), return_inverse=True)
+    n_patients = int(codes.max(initial=-1)) + 1
+    block = block or max(1, _BLOCK_BYTES // (4 * max(len(codes), 1)))
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        # 64-bit draws: narrower ones are cut from a buffer, which would tie the stream to the block.
+        drawn = rng.integers(0, max(n_patients, 1), size=(size, n_patients), dtype=np.int64)
+        drawn += np.arange(size)[:, None] * n_patients
+        counts = np.bincount(drawn.ravel(), minlength=size * n_patients).reshape(size, n_patients)
+        yield np.ascontiguousarray(counts.T[codes], dtype=np.float32)
+
+
+def resample(sample: Sample, patients: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0) -> dict[str, Floats]:
+    """Every metric in every resample.
+
+    Args:
+        sample: of ``N`` images and ``C`` findings.
+        patients: of the images, ``[N]``.
+        resamples: how many, ``B``.
+        seed: of the draws.
+
+    Returns:
+        By metric id ``[B, C + 2]``, as :func:`~nc_medfl.metrics.classification.measure` orders columns.
+
+    Raises:
+        ValueError: if there is not one patient an image.
+    """
+    if np.shape(patients) != (sample.n_images,):
+        raise ValueError(f"{sample.n_images} images need as many patients, not {np.shape(patients)}")
+    # The pairs of all findings are ranked together for micro, so a block is smaller by as much.
+    pairs = max(sample.n_images, int(sample.n_annotated[-1]), 1)
+    blocks = patient_weights(patients, resamples, seed, max(1, min(250, _BLOCK_BYTES // (4 * pairs))))
+    parts = [measure(sample, weights) for weights in blocks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile_intervals(draws: Floats, level: float = 0.95) -> Intervals:
+    """Percentile intervals of resampled values.
+
+    Args:
+        draws: ``[B, K]``, NaN where a resample leaves the metric undefined.
+        level: the share of resamples inside.
+    """
+    defined = (~np.isnan(draws)).mean(axis=0)
+    enough = defined >= _MIN_DEFINED
+    low, high = np.full((2, draws.shape[1]), np.nan)
+    if enough.any():
+        low[enough], high[enough] = np.nanquantile(draws[:, enough], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    reasons = tuple(
+        "" if ok else f"no interval: defined in {share:.0%} of resamples"
+        for ok, share in zip(enough, defined, strict=True)
+    )
+    return Intervals(low, high, reasons)
+
+
+def bootstrap(
+    sample: Sample, patients: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Intervals]:
+    """Patient-clustered percentile intervals of every metric.
+
+    Args:
+        sample: of ``N`` images and ``C`` findings.
+        patients: of the images, ``[N]``.
+        resamples: how many; 0 gives no intervals.
+        seed: of the draws.
+        level: of confidence.
+
+    Returns:
+        By metric id, intervals of ``K = C + 2`` columns: findings, macro, micro.
+    """
+    n_columns = len(sample.rankings) + 1
+    none = Intervals(np.full(n_columns, np.nan), np.full(n_columns, np.nan), ("",) * n_columns)
+    if resamples == 0:
+        return dict.fromkeys(_metrics(sample), none)
+    if len(np.unique(np.asarray(patients))) < 2:
+        few = Intervals(none.low, none.high, ("no interval: fewer than 2 patients",) * n_columns)
+        return dict.fromkeys(_metrics(sample), few)
+    draws = resample(sample, patients, resamples=resamples, seed=seed)
+    return {name: percentile_intervals(values, level) for name, values in draws.items()}
+
+
+def _metrics(sample: Sample) -> list[str]:
+    return list(measure(sample))
