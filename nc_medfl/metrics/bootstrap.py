@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nc_medfl.metrics.classification import Floats, Sample, measure
+from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure
 
 #: An interval needs the metric to be defined in this share of the resamples.
 _MIN_DEFINED = 0.9
@@ -126,13 +126,9 @@ def bootstrap(
     n_columns = len(sample.rankings) + 1
     none = Intervals(np.full(n_columns, np.nan), np.full(n_columns, np.nan), ("",) * n_columns)
     if resamples == 0:
-        return dict.fromkeys(_metrics(sample), none)
+        return dict.fromkeys(METRICS, none)
     if len(np.unique(np.asarray(patients))) < 2:
         few = Intervals(none.low, none.high, ("no interval: fewer than 2 patients",) * n_columns)
-        return dict.fromkeys(_metrics(sample), few)
+        return dict.fromkeys(METRICS, few)
     draws = resample(sample, patients, resamples=resamples, seed=seed)
     return {name: percentile_intervals(values, level) for name, values in draws.items()}
-
-
-def _metrics(sample: Sample) -> list[str]:
-    return list(measure(sample))

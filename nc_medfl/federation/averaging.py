@@ -1,0 +1,114 @@
+"""Combining updates: the arithmetic of the server, as functions on tensors.
+
+Shared parameters are averaged by a weight of the site. Parameters that belong to a class (biases, learned
+queries, heads) can instead be averaged by that class's positives at each site, so a site that never saw a
+class has no say in its row. Averages are taken in float64, in the order of site names, so that the result
+does not depend on who answered first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nc_medfl.federation.class_statistics import Floats, SiteStatistics
+
+
+@dataclass(frozen=True)
+class SiteUpdate:
+    """What one site sends after a round.
+
+    Attributes:
+        site: its name.
+        params: parameters and buffers by name.
+        n_samples: training images.
+        statistics: its counts of positives by class, and sums of features.
+    """
+
+    site: str
+    params: Mapping[str, Tensor]
+    n_samples: int
+    statistics: SiteStatistics
+
+
+def site_weights(updates: Sequence[SiteUpdate], weighting: str) -> Floats:
+    """Weights of the sites for shared parameters, ``[S]``, summing to one.
+
+    Args:
+        updates: of the accepted sites.
+        weighting: ``uniform``, or ``samples`` and ``class_aware`` (both by training images).
+    """
+    if weighting == "uniform":
+        raw = np.ones(len(updates))
+    else:
+        raw = np.array([u.n_samples for u in updates], dtype=np.float64)
+    weights: Floats = raw / raw.sum()
+    return weights
+
+
+def class_weights(positives: Floats) -> Floats:
+    """Weights of the sites for each class's own parameters.
+
+    Args:
+        positives: of each class at each site, ``[S, C]``; NaN where a site withholds its count, which
+            then stands for the mean over the sites that tell.
+
+    Returns:
+        ``[S, C]``; a column sums to one, or to zero where no site has a positive (such a class keeps its
+        previous value). A class whose count every site withholds weighs all sites the same.
+    """
+    told = ~np.isnan(positives)
+    known = np.where(told, positives, 0.0)
+    n_told = told.sum(axis=0)
+    mean = np.divide(known.sum(axis=0), n_told, out=np.ones(positives.shape[1]), where=n_told > 0)
+    filled = np.where(told, positives, mean)
+    total = filled.sum(axis=0)
+    weights: Floats = np.divide(filled, total, out=np.zeros_like(filled), where=total > 0)
+    return weights
+
+
+def average(
+    previous: Mapping[str, Tensor],
+    updates: Sequence[SiteUpdate],
+    *,
+    weighting: str,
+    class_axes: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """The next global model.
+
+    Args:
+        previous: the last one; its names, shapes and types are kept.
+        updates: accepted ones; none leaves the previous model as it is.
+        weighting: ``uniform`` (the published method), ``samples`` or ``class_aware``.
+        class_axes: for parameters that belong to classes, the axis along which the classes lie.
+
+    Returns:
+        Parameters and buffers by name. Integer buffers hold the rounded mean, as integers.
+    """
+    ordered = sorted(updates, key=lambda update: update.site)
+    if not ordered:
+        return dict(previous)
+    shared = torch.from_numpy(site_weights(ordered, weighting))
+    by_class = torch.from_numpy(class_weights(np.stack([u.statistics.counts[0] for u in ordered])))
+    out: dict[str, Tensor] = {}
+    for name, old in previous.items():
+        stacked = torch.stack([torch.as_tensor(u.params[name]).double() for u in ordered])
+        if weighting == "class_aware" and name in class_axes:
+            value = _average_by_class(stacked, old.double(), by_class, class_axes[name])
+        else:
+            value = torch.tensordot(shared, stacked, dims=1)
+        out[name] = (value if old.is_floating_point() else value.round()).to(old.dtype)
+    return out
+
+
+def _average_by_class(stacked: Tensor, old: Tensor, weights: Tensor, axis: int) -> Tensor:
+    shape = [len(weights)] + [1] * (stacked.ndim - 1)
+    shape[axis + 1] = weights.shape[1]
+    spread = weights.reshape(shape)
+    mean = (stacked * spread).sum(dim=0)
+    seen = (spread.sum(dim=0) > 0).expand_as(mean)
+    return torch.where(seen, mean, old)

@@ -1,0 +1,33 @@
+"""Names that server and client must agree on."""
+
+from __future__ import annotations
+
+TASK_TRAIN = "train"
+TASK_VALIDATE = "validate"
+TASK_EVALUATE = "evaluate"
+
+# Keys in the meta of an update. Values are numbers, texts of numbers (JSON) or numpy arrays.
+FINGERPRINTS = "nc_medfl.fingerprints"
+COUNTS = "nc_medfl.counts"
+FEATURE_SUMS = "nc_medfl.feature_sums"
+N_SAMPLES = "nc_medfl.n_samples"
+LOSSES = "nc_medfl.losses"
+ROWS = "nc_medfl.rows"
+
+# Files that the server leaves in its run folder, and the command collects.
+RESULTS_FOLDER = "nc_medfl"
+ROUNDS_CSV = "rounds.csv"
+COLLAPSE_CSV = "collapse.csv"
+UPDATES_CSV = "updates.csv"
+SITE_METRICS = "site_metrics.json"
+PROGRESS = "progress.jsonl"
+BEST_MODEL = "model_best.pt"
+LAST_MODEL = "model_last.pt"
+SUMMARY = "summary.json"
+
+#: The file in which a client that failed says why, in its own workspace (it does not travel).
+CLIENT_ERROR = "nc_medfl_error.json"
+
+# Where a process looks for its site's settings.
+ENV_SITE_CONFIG = "NC_MEDFL_SITE_CONFIG"
+ENV_SITES_DIR = "NC_MEDFL_SITES_DIR"

@@ -1,0 +1,56 @@
+"""What the server writes down while a federation runs: long tables and a progress file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nc_medfl.federation import keys
+
+ROUND_COLUMNS = ("round", "site", "split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
+COLLAPSE_COLUMNS = ("round", "finding", "metric", "value", "reason")
+UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples")
+
+
+class RoundLog:
+    """Appends rows to the run's tables; every row is on disk before the next round starts.
+
+    Args:
+        folder: made if it is missing; tables of an earlier run in it are replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._columns = {
+            keys.ROUNDS_CSV: ROUND_COLUMNS,
+            keys.COLLAPSE_CSV: COLLAPSE_COLUMNS,
+            keys.UPDATES_CSV: UPDATE_COLUMNS,
+        }
+        for name, columns in self._columns.items():
+            with (folder / name).open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerow(columns)
+        (folder / keys.PROGRESS).write_text("", encoding="utf-8")
+
+    def add(self, table: str, round_number: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows of one round to ``rounds.csv``, ``collapse.csv`` or ``updates.csv``."""
+        columns = self._columns[table]
+        with (self.folder / table).open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            for row in rows:
+                full = {"round": round_number, **row}
+                writer.writerow([_text(full.get(column)) for column in columns])
+
+    def progress(self, **event: Any) -> None:
+        """Append one event for whoever watches the run."""
+        with (self.folder / keys.PROGRESS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(event) + "\n")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

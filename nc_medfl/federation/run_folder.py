@@ -1,0 +1,126 @@
+"""The folder a run leaves behind: ``run.json``, the tables, the models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nc_medfl import __version__
+from nc_medfl.config import JobSettings
+from nc_medfl.data.store import Store, write_json
+from nc_medfl.errors import UserError
+from nc_medfl.federation import keys
+from nc_medfl.federation.site import label_statistics_rows
+from nc_medfl.labels import load_vocabulary
+
+SCHEMA_VERSION = 1
+RUN_JSON = "run.json"
+LABEL_STATISTICS = "label_statistics.csv"
+_MARKER = ".nc-medfl"
+_PACKAGES = ("torch", "monai", "nvflare", "numpy", "pydicom", "scikit-image")
+
+
+def fresh_folder(out: Path) -> None:
+    """Make ``out`` an empty folder, if it is empty, new, or an earlier run's.
+
+    Raises:
+        UserError: if something else is in it, which is left alone.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file. Give --out a folder.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / _MARKER).is_file():
+            raise UserError(f"{out}: not empty, and not an earlier run. Give --out another folder.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARKER).write_text("A folder that nc-medfl fills, and empties before it fills it again.\n")
+
+
+def start_run(out: Path, settings: JobSettings, env: str, stores: Mapping[str, Store]) -> dict[str, Any]:
+    """Write ``run.json`` of a run that begins, and the label statistics of its sites."""
+    vocabulary = load_vocabulary(settings.vocabulary)
+    run: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "name": settings.name,
+        "method": settings.method,
+        "env": env,
+        "settings": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+        "versions": {"python": platform.python_version(), "nc_medfl": __version__}
+        | {name: metadata.version(name) for name in _PACKAGES},
+        "fingerprints": {"vocabulary": vocabulary.fingerprint}
+        | {f"preparation:{site}": str(store.info["settings_hash"]) for site, store in stores.items()},
+        "vocabulary": list(vocabulary.findings),
+        "sites": list(stores),
+        "rounds": settings.rounds,
+        "best_round": None,
+        "started": _now(),
+        "ended": None,
+        "outcome": "running",
+    }
+    write_json(out / RUN_JSON, run)
+    write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
+    return run
+
+
+def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bring the server's results into the run folder.
+
+    Args:
+        out: the run folder.
+        results: where the server left them.
+        run: the content of ``run.json``; what is now known is filled in.
+
+    Returns:
+        The sites' own rows of final metrics.
+    """
+    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.BEST_MODEL, keys.LAST_MODEL):
+        shutil.copyfile(results / name, out / name)
+    summary = json.loads((results / keys.SUMMARY).read_text(encoding="utf-8"))
+    run["best_round"] = summary["best_round"]
+    run["fingerprints"] |= summary["fingerprints"]
+    rows: list[dict[str, Any]] = json.loads((results / keys.SITE_METRICS).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def end_run(out: Path, run: dict[str, Any], outcome: str) -> None:
+    """Write how a run ended into its ``run.json``."""
+    run |= {"ended": _now(), "outcome": outcome}
+    write_json(out / RUN_JSON, run)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run folder.
+
+    Raises:
+        UserError: if there is none, or a newer package wrote it.
+    """
+    path = folder / RUN_JSON
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: no {RUN_JSON}, so not a run. Give the --out of 'nc-medfl run'.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged. Run the job again.") from error
+    if run.get("schema_version", 0) > SCHEMA_VERSION:
+        raise UserError(f"{path}: written by a newer nc_medfl. Upgrade this one.")
+    return run
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV, with the first row's keys as columns."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,205 @@
+"""What a site does in a federation, without a word of FLARE: train, validate, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nc_medfl import __version__
+from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.data.dataset import StoreBatches, make_loader
+from nc_medfl.data.store import Store
+from nc_medfl.data.transforms import AugmentationSettings
+from nc_medfl.evaluation.site import Predictions, predict
+from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.measure import measure
+from nc_medfl.federation.site import open_site
+from nc_medfl.labels import load_vocabulary
+from nc_medfl.metrics.classification import measure as measure_sample
+from nc_medfl.metrics.classification import prepare_sample, reasons
+from nc_medfl.metrics.collapse import class_statistics
+from nc_medfl.training.device import pick_device
+from nc_medfl.training.methods import get_method
+from nc_medfl.training.model import build_network, fingerprints
+from nc_medfl.training.trainer import train_round
+
+Rows = list[dict[str, Any]]
+
+#: Side in pixels of the published experiments' images.
+_PUBLISHED_SIZE = 224
+
+
+@dataclass(frozen=True)
+class GlobalModelCheck:
+    """What a site finds out about a global model before it trains it.
+
+    Attributes:
+        rows: its metrics on the validation split here.
+        statistics: sums of its class features over the training split here.
+    """
+
+    rows: Rows
+    statistics: SiteStatistics
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """A site's answer to a round.
+
+    Attributes:
+        params: parameters and buffers after local training, on the CPU.
+        losses: means of the last local epoch.
+        n_samples: training images.
+        before: the check of the global model that the round started from.
+    """
+
+    params: dict[str, Tensor]
+    losses: dict[str, float]
+    n_samples: int
+    before: GlobalModelCheck
+
+
+class SiteWorker:
+    """One site: its store open, its network built, ready for the server's tasks.
+
+    Args:
+        settings: the job's.
+        config: the site's own.
+
+    Raises:
+        UserError: if the store is missing, empty or labelled for other findings.
+    """
+
+    def __init__(self, settings: JobSettings, config: SiteConfig) -> None:
+        self.settings = settings
+        self.config = config
+        self.vocabulary = load_vocabulary(settings.vocabulary)
+        self.store: Store = open_site(config, self.vocabulary)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._device = pick_device(config.device)
+        self.network = build_network(settings).to(self._device)
+        self.fingerprints = {
+            **fingerprints(self.network, self.vocabulary),
+            "preparation": str(self.store.info["settings_hash"]),
+            "package": __version__,
+        }
+        codes = pd.factorize(self.store.manifest["patient_key"])[0]
+        self._patients = np.asarray(codes, dtype=np.int64)
+        # Sites draw from streams of their own, the same on every machine.
+        digest = hashlib.sha256(f"{settings.seed}/{config.name}".encode()).digest()
+        self._seed = int.from_bytes(digest[:4], "big")
+
+    def train(self, params: Mapping[str, Tensor], round_number: int) -> LocalUpdate:
+        """Score the global model on the validation split, then train it here for one round.
+
+        Args:
+            params: the global model's parameters and buffers.
+            round_number: 0 for the first.
+        """
+        before = self.validate(params)
+        result = train_round(
+            self.network,
+            lambda epoch: self._batches("train", training=True, epoch=epoch),
+            self.settings,
+            round_number=round_number,
+            seed=self._seed,
+        )
+        trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        return LocalUpdate(trained, result.losses, result.n_samples, before)
+
+    def validate(self, params: Mapping[str, Tensor]) -> GlobalModelCheck:
+        """Score a model on the validation split and sum up its features over the training split."""
+        self.load(params)
+        return GlobalModelCheck(self._validation_rows(), self._statistics())
+
+    def evaluate(self, params: Mapping[str, Tensor]) -> Rows:
+        """Score a model on the test split, with thresholds chosen on the validation split.
+
+        Args:
+            params: the chosen global model.
+        """
+        self.load(params)
+        return _rows(measure(self.predictions("val"), self.predictions("test"), self.settings, self.config.name))
+
+    def predictions(self, split: str) -> Predictions:
+        """Scores and labels of a split, with the network as it is now."""
+        patients = self._patients[self.store.positions(split)]
+        return predict(self.network, self._batches(split, training=False), patients, len(self.vocabulary))
+
+    def load(self, params: Mapping[str, Tensor]) -> None:
+        """Put the parameters and buffers of a global model into this site's network."""
+        self.network.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
+
+    def _batches(self, split: str, *, training: bool, epoch: int = 0) -> StoreBatches:
+        training_settings = self.settings.training
+        return make_loader(
+            self.store,
+            split,
+            batch_size=self.config.batch_size or training_settings.batch_size,
+            training=training,
+            size=self.settings.image_size or min(_PUBLISHED_SIZE, self.store.size),
+            normalisation=training_settings.normalisation,
+            channels=self.settings.network.in_channels,
+            augmentation=AugmentationSettings() if training_settings.augment else None,
+            seed=self._seed,
+            epoch=epoch,
+            device=self._device,
+        )
+
+    def _validation_rows(self) -> Rows:
+        """AUC of each finding, of all pairs together, and the mean over findings where it is defined."""
+        found = self.predictions("val")
+        sample = prepare_sample(found.scores, found.labels)
+        values = measure_sample(sample)
+        names = [*self.vocabulary.findings, "macro", "micro"]
+        # Macro and micro tell of all pairs together.
+        counts = [(int(p), int(n)) for p, n in zip(sample.n_positive, sample.n_annotated, strict=True)]
+        counts.insert(-1, counts[-1])
+        columns = zip(names, values["auc"][0].tolist(), counts, reasons(sample, values)["auc"], strict=True)
+        return [_auc_row(*column) for column in columns]
+
+    @torch.inference_mode()
+    def _statistics(self) -> SiteStatistics:
+        """Counts from the labels; sums of the loaded model's features over the training split."""
+        labels = self.store.labels()[self.store.positions("train")]
+        counts = np.stack([(labels == 1).sum(axis=0), (labels == 0).sum(axis=0)]).astype(np.float64)
+        withheld = counts[0] < self.config.privacy.min_positives
+        counts[:, withheld] = np.nan
+        if not get_method(self.settings.method).has_class_features:
+            return SiteStatistics(counts)
+        self.network.eval()
+        total: Any = None
+        for batch in self._batches("train", training=False):
+            features = self.network(batch["image"]).class_features
+            part = class_statistics(features, batch["label"]).cpu()
+            total = part if total is None else total + part
+        sums: npt.NDArray[np.float64] = total.sums.numpy().copy()
+        sums[:, withheld] = 0.0
+        return SiteStatistics(counts, sums)
+
+
+def _rows(table: pd.DataFrame) -> Rows:
+    """Rows with None for NaN, as JSON has it."""
+    rows: Rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows
+
+
+def _auc_row(finding: str, value: float, counts: tuple[int, int], reason: str) -> dict[str, Any]:
+    return {
+        "split": "val",
+        "finding": finding,
+        "metric": "auc",
+        "value": None if np.isnan(value) else value,
+        "n_positive": counts[0],
+        "n_annotated": counts[1],
+        "reason": reason,
+    }

@@ -1,0 +1,126 @@
+"""Local training in one federated round, on one site's training split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nc_medfl.config import JobSettings
+from nc_medfl.errors import UserError
+from nc_medfl.training.methods import get_method
+
+Batch = dict[str, Tensor]
+#: Makes the batches of one epoch; the number given is unique over rounds and epochs, so shuffles differ.
+Batches = Callable[[int], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one round of local training gave.
+
+    Attributes:
+        losses: mean of the total (``loss``) and of each part over images of the last epoch.
+        n_samples: images trained on in an epoch.
+    """
+
+    losses: dict[str, float]
+    n_samples: int
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: biases and norm weights without decay, the rest with it (METHOD 5)."""
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            # Biases, norm weights and the logit scale have one dimension or none.
+            (plain if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def make_optimizer(network: nn.Module, settings: JobSettings) -> torch.optim.AdamW:
+    """AdamW as in the published experiments (METHOD 5)."""
+    training = settings.training
+    fused = next(network.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(
+        parameter_groups(network, training.weight_decay),
+        lr=training.lr,
+        betas=training.betas,
+        eps=training.eps,
+        fused=fused or None,
+    )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's CPU and CUDA generators seeded, and put them back afterwards."""
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def train_round(
+    network: nn.Module, batches: Batches, settings: JobSettings, *, round_number: int, seed: int
+) -> TrainingResult:
+    """Train a network in place for the local epochs of one round.
+
+    Args:
+        network: on its device, holding the global weights.
+        batches: makes the batches of an epoch, each with ``image`` ``[B, 1, H, W]`` and ``label`` ``[B, C]``.
+        settings: the job's.
+        round_number: 0 for the first; it goes into every seed, so no two rounds draw alike.
+        seed: of this site.
+
+    Raises:
+        UserError: if there is nothing to train on, or the loss is no longer finite.
+    """
+    method = get_method(settings.method)
+    loss_of = method.build_loss(network, settings)
+    device = next(network.parameters()).device
+    optimizer = make_optimizer(network, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.training.amp and device.type == "cuda")
+    network.train()
+    sums: dict[str, Tensor] = {}
+    n_samples = 0
+    with seeded(seed * 1_000_003 + round_number):
+        for epoch in range(settings.training.local_epochs):
+            sums, n_samples = {}, 0
+            for batch in batches(round_number * settings.training.local_epochs + epoch):
+                image = batch["image"].to(device, non_blocking=True)
+                target = batch["label"].to(device, non_blocking=True)
+                with torch.autocast(device.type, enabled=settings.training.amp):
+                    output = network(image)
+                total, parts = loss_of(output, target)
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(scaler.scale(total))
+                _clip(network, optimizer, scaler, settings.training.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                _add_up(sums, {"loss": total, **parts}, len(image))
+                n_samples += len(image)
+    if n_samples == 0:
+        raise UserError("no training images. Prepare a store whose train split is not empty.")
+    losses = {name: float(value) / n_samples for name, value in sums.items()}
+    if not all(torch.isfinite(torch.tensor(v)) for v in losses.values()):
+        raise UserError("the training loss is not finite. Lower training.lr, or set training.clip_norm.")
+    return TrainingResult(losses, n_samples)
+
+
+def _clip(
+    network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, limit: float | None
+) -> None:
+    if limit is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), limit)
+
+
+def _add_up(sums: dict[str, Tensor], parts: dict[str, Tensor], weight: int) -> None:
+    """Add to running sums on the device: reading a number back would stall a GPU every step."""
+    for name, value in parts.items():
+        sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() * weight

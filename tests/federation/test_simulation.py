@@ -1,0 +1,195 @@
+"""Federations on FLARE's simulator, by the public command, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from nc_medfl.config import JobSettings, load_job_settings, load_site_config
+from nc_medfl.data.store import shard_path
+from nc_medfl.federation.averaging import SiteUpdate, average
+from nc_medfl.federation.site import site_files
+from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.labels import load_vocabulary
+from nc_medfl.networks import class_parameters, simplex_etf
+from nc_medfl.training.model import build_network, load_model
+from tests_support import REPOSITORY, tiny_site
+
+ROUNDS = 2
+OVERRIDES = [f"rounds={ROUNDS}", "network.backbone=small", "aggregation.weighting=class_aware", "training.lr=1e-3"]
+MISSING = "Hernia"
+
+
+def nc_medfl(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, and check how it ends."""
+    command = [sys.executable, "-m", "nc_medfl.cli.main", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def run_job(job: str, sites: Path, out: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    overrides = [part for text in OVERRIDES for part in ("--set", text)]
+    return nc_medfl("run", f"jobs/{job}", "--env", "sim", "--sites", sites, "--out", out, *overrides, *more, code=code)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sites of three")  # a blank in the path, as users have
+    for seed, name in enumerate(("alpha", "beta", "gamma")):
+        tiny_site(folder, name, seed=seed, images=120, missing=[MISSING] if name == "alpha" else [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs of three") / "run"
+    done = run_job("fednca_cxr", sites, out)
+    lines = done.stdout.split("\n")
+    assert lines[-2] == str(out / "report.html"), done.stdout
+    return out
+
+
+def replay(sites: Path, settings: JobSettings) -> list[dict[str, torch.Tensor]]:
+    """The global models of a federation, computed without FLARE: each site in turn, then the average."""
+    network = build_network(settings)
+    models = [{name: value.clone() for name, value in network.state_dict().items()}]
+    workers = {name: SiteWorker(settings, load_site_config(path)) for name, path in site_files(sites).items()}
+    for number in range(settings.rounds):
+        updates = []
+        for name, worker in workers.items():
+            local = worker.train(models[-1], number)
+            updates.append(SiteUpdate(name, local.params, local.n_samples, local.before.statistics))
+        weighting, axes = settings.aggregation.weighting, class_parameters(network)
+        models.append(average(models[-1], updates, weighting=weighting, class_axes=axes))
+    return models
+
+
+def test_the_run_leaves_its_artefacts(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    assert record["outcome"] == "finished"
+    assert record["sites"] == ["alpha", "beta", "gamma"]
+    assert 1 <= record["best_round"] <= ROUNDS
+    assert set(record["fingerprints"]) >= {"vocabulary", "frame", "model"}
+    for name in ("report.html", "metrics.json", "collapse.csv", "updates.csv", "label_statistics.csv"):
+        assert (finished / name).stat().st_size > 0, name
+    updates = pd.read_csv(finished / "updates.csv")
+    assert len(updates) == 3 * ROUNDS
+    assert set(updates["outcome"]) == {"accepted"}
+    collapse = pd.read_csv(finished / "collapse.csv")
+    assert sorted(collapse["round"].unique()) == list(range(ROUNDS + 1))
+    coverage = collapse[(collapse["finding"] == MISSING) & (collapse["metric"] == "n_sites")]
+    assert set(coverage["value"]) == {2.0}
+
+
+def test_metrics_are_per_site_mean_and_pooled_and_agree_with_scikit_learn(finished: Path, sites: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rows = pd.read_csv(finished / "metrics.csv")
+    assert set(rows["site"]) == {"alpha", "beta", "gamma", "all", "pooled"}
+    aucs = rows[rows["metric"] == "auc"].set_index(["site", "finding"])
+    lost = aucs.loc[("alpha", MISSING)]
+    assert np.isnan(lost["value"])
+    assert "positive" in lost["reason"]
+    network, settings, _ = load_model(finished / "model_best.pt")
+    worker = SiteWorker(settings, load_site_config(site_files(sites)["beta"]))
+    worker.load(network.state_dict())
+    found = worker.predictions("test")
+    for index, finding in enumerate(load_vocabulary("nih14").findings):
+        expected = roc_auc_score(found.labels[:, index], found.scores[:, index])
+        assert aucs.loc[("beta", finding), "value"] == pytest.approx(expected, abs=1e-5)
+    beta = aucs.loc["beta"].drop(["macro", "micro"])
+    assert aucs.loc[("beta", "macro"), "value"] == pytest.approx(beta["value"].mean(), abs=1e-5)
+
+
+def test_flare_gives_the_same_models_as_the_sites_in_turn(finished: Path, sites: Path) -> None:
+    settings = load_job_settings(REPOSITORY / "jobs" / "fednca_cxr" / "job.yaml", OVERRIDES).for_sites()
+    expected = replay(sites, settings)
+    network, _, content = load_model(finished / "model_last.pt")
+    assert content["round"] == ROUNDS
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected[-1][name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_frame_is_bit_identical_before_and_after(finished: Path) -> None:
+    state = torch.load(finished / "model_last.pt", weights_only=True)["state_dict"]
+    assert not any("frame" in name or "queries" in name for name in state)
+    network, settings, _ = load_model(finished / "model_last.pt")
+    frame = network.get_buffer("classifier.frame")
+    assert torch.equal(frame, simplex_etf(14, frame.shape[1], seed=settings.network.frame_seed))
+
+
+def test_a_site_that_misses_a_class_leaves_its_row_to_the_others(sites: Path) -> None:
+    # After one round: the bias of the missing class is the average of beta and gamma by their positives alone.
+    settings = load_job_settings(REPOSITORY / "jobs" / "fednca_cxr" / "job.yaml", OVERRIDES).for_sites()
+    row = load_vocabulary("nih14").findings.index(MISSING)
+    start = build_network(settings).state_dict()
+    biases, positives = [], []
+    for path in site_files(sites).values():
+        local = SiteWorker(settings, load_site_config(path)).train(start, 0)
+        biases.append(float(local.params["classifier.bias"][row]))
+        positives.append(float(local.before.statistics.counts[0, row]))
+    assert positives[0] == 0
+    assert biases[0] != biases[1]
+    expected = (biases[1] * positives[1] + biases[2] * positives[2]) / (positives[1] + positives[2])
+    one_round = settings.model_copy(update={"rounds": 1})
+    assert float(replay(sites, one_round)[1]["classifier.bias"][row]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluate_measures_what_the_run_reported(finished: Path, sites: Path, tmp_path: Path) -> None:
+    nc_medfl("evaluate", finished, "--sites", sites, "--out", tmp_path / "again")
+    keys = ["site", "finding", "metric"]
+    first = pd.read_csv(finished / "metrics.csv").set_index(keys).sort_index()
+    second = pd.read_csv(tmp_path / "again" / "metrics.csv").set_index(keys).sort_index()
+    pd.testing.assert_frame_equal(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_no_patient_and_no_path_leaves_a_site(finished: Path, sites: Path) -> None:
+    keys = set(pd.read_parquet(sites / "alpha" / "store" / "manifest.parquet")["patient_key"])
+    for name in ("report.html", "metrics.csv", "metrics.json", "rounds.csv", "collapse.csv", "updates.csv", "run.json"):
+        text = (finished / name).read_text()
+        assert str(sites) not in text, name
+        assert not any(key in text for key in keys), name
+    for path in (finished / "flare").rglob("config_fed_*.json"):
+        assert str(sites) not in path.read_text(), path
+
+
+def test_the_baseline_runs_as_a_script_of_its_job(sites: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "jobs/fedavg_cxr/job.py", "--sites", str(sites), "--out", str(out), "--json"]
+    command += ["--set", "rounds=1", "--set", "network.backbone=small"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    payload = json.loads(done.stdout)
+    assert set(payload["macro_auc"]) == {"alpha", "beta", "gamma", "all", "pooled"}
+    collapse = pd.read_csv(out / "collapse.csv")
+    assert set(collapse["metric"]) == {"n_sites", "n_positive"}
+
+
+def test_an_error_at_a_site_ends_the_command_with_that_error(tmp_path: Path) -> None:
+    for seed, name in enumerate(("alpha", "beta")):
+        store = tiny_site(tmp_path / "sites", name, seed=seed)
+    shard_path(store.folder, 0).write_bytes(b"not an array")
+    out = tmp_path / "run"
+    done = run_job("fednca_cxr", tmp_path / "sites", out, code=2)
+    assert "nc-medfl: beta: " in done.stderr
+    assert "shard 00000.npy is missing or damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((out / "run.json").read_text())["outcome"] == "failed"
+    assert not flare_processes(out)
+
+
+def flare_processes(out: Path) -> list[Any]:
+    """Processes, but this one, that have the run's folder on their command line."""
+    others = (p.info for p in psutil.process_iter(["cmdline", "pid"]) if p.pid != os.getpid())
+    return [info for info in others if str(out) in " ".join(info["cmdline"] or [])]

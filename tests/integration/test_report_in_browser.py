@@ -1,0 +1,158 @@
+"""The report in Debian's Chromium, opened from disk, as a reader would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_run import make_run
+
+from nc_medfl.labels import Vocabulary
+from nc_medfl.report import write_report
+
+pytestmark = pytest.mark.integration
+
+BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if not (BROWSER.exists() and DRIVER.exists()):
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromium-driver are not installed")
+        pytest.skip("chromium and chromium-driver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(str(DRIVER)))
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_run(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture
+def ask(browser: Any, page: Path) -> Callable[[str], Any]:
+    """Open the page afresh and evaluate JavaScript on it."""
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    return lambda script: browser.execute_script(f"return {script}")
+
+
+def test_it_loads_without_a_complaint_and_without_a_request(browser, ask):
+    assert ask("document.readyState") == "complete"
+    assert browser.get_log("browser") == []
+    assert ask("performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))") == []
+    outside = "[...document.querySelectorAll('[src],[href]')].map(e => e.getAttribute('src') || e.getAttribute('href'))"
+    assert [a for a in ask(outside) if a and not a.startswith(("#", "data:"))] == []
+
+
+def test_sections_and_key_numbers_are_seen(ask):
+    headings = ask("[...document.querySelectorAll('h2')].map(e => e.innerText)")
+    assert headings[:4] == ["Summary", "How to read it", "Sites side by side", "Findings"]
+    assert 0.5 < float(ask("document.getElementById('headline-value').innerText")) < 1
+    assert ask("document.querySelectorAll('#table-findings-pooled tbody tr').length") == 14
+    assert ask("document.querySelectorAll('#table-sites tbody tr').length") == 6
+
+
+def test_every_figure_has_a_size_and_a_description(ask):
+    boxes = ask(
+        "[...document.querySelectorAll('figure svg')].map(e => {const b = e.getBoundingClientRect();"
+        "return [b.width, b.height, e.querySelector('title').textContent.length, e.querySelectorAll('path').length]})"
+    )
+    assert len(boxes) == 5
+    for width, height, described, paths in boxes:
+        assert width > 500
+        assert height > 100
+        assert described > 20
+        assert paths > 5
+
+
+def _column(ask: Callable[[str], Any], table: str, column: int) -> list[str]:
+    cells: list[str] = ask(f"[...document.querySelectorAll('#{table} tbody tr')].map(r => r.cells[{column}].innerText)")
+    return cells
+
+
+def test_a_click_on_a_header_sorts_and_another_turns_it(ask):
+    click = "document.querySelectorAll('#table-findings-pooled thead button')[{}].click()"
+    ask(click.format(1))
+    falling = [int(text.replace(",", "")) for text in _column(ask, "table-findings-pooled", 1)]
+    assert falling == sorted(falling, reverse=True)
+    sort = "document.querySelectorAll('#table-findings-pooled thead th')[1].getAttribute('aria-sort')"
+    assert ask(sort) == "descending"
+    ask(click.format(1))
+    assert ask(sort) == "ascending"
+    rising = [int(text.replace(",", "")) for text in _column(ask, "table-findings-pooled", 1)]
+    assert rising == sorted(rising)
+    ask(click.format(0))
+    names = _column(ask, "table-findings-pooled", 0)
+    assert names == sorted(names)
+
+
+def test_undefined_numbers_sort_last_both_ways(ask):
+    click = "document.querySelectorAll('#table-auc-by-site thead button')[2].click()"
+    for _ in range(2):
+        ask(click)
+        assert _column(ask, "table-auc-by-site", 2)[-1].startswith("–")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_ground_are_apart_in_both_themes(browser, ask, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    script = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    ink, ground = ([int(v) for v in text[4:-1].split(",")] for text in ask(script))
+    assert abs(sum(ink) - sum(ground)) > 500
+    drawn = ask("getComputedStyle(document.querySelector('figure svg text')).fill")
+    assert abs(sum(int(v) for v in drawn[4:-1].split(",")) - sum(ground)) > 250
+
+
+def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser, ask):
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert ask("document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_hostile_names_run_nothing(browser, tmp_path):
+    names = ("<script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "Mass")
+    folder = make_run(
+        tmp_path / "run", sites=("<b>one</b>", "two"), vocabulary=Vocabulary("hostile", names), rounds=2, resamples=10
+    )
+    browser.get_log("browser")
+    browser.get(write_report(folder).as_uri())
+    assert browser.title == "demo_fednca: report of a federation"
+    assert browser.get_log("browser") == []
+    seen = browser.execute_script("return document.body.innerText")
+    assert names[0] in seen
+    assert "<b>one</b>" in seen
