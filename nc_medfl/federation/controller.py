@@ -25,6 +25,7 @@ from nc_medfl.data.store import write_json
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
 from nc_medfl.federation.arguments import from_arguments
+from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
@@ -168,11 +169,19 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
         """Score the last model, which no round of training follows."""
         model.current_round = job.rounds
         answers = self._ask(keys.TASK_VALIDATE, model)
-        parts = [self.aggregator.statistics_of(answer.meta) for answer in answers]
-        log.add(keys.COLLAPSE_CSV, job.rounds, self.aggregator.statistics_rows(parts))
+        log.add(keys.COLLAPSE_CSV, job.rounds, self.aggregator.statistics_rows(self._statistics(answers)))
         score = self._log_validation(log, job.rounds, answers)
         log.progress(event="validated", round=job.rounds, score=score)
         return self._keep_if_best(log.folder, best, score, job.rounds, dict(model.params), job, prints)
+
+    def _statistics(self, answers: list[FLModel]) -> list[SiteStatistics]:
+        parts = []
+        for answer in answers:
+            try:
+                parts.append(self.aggregator.statistics_of(answer.meta))
+            except RefusedUpdate as reason:
+                self.warning(f"class statistics of {_site(answer)} refused: {reason}")
+        return parts
 
     def _evaluate(self, log: RoundLog, model: FLModel, best: tuple[float, int] | None) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 import shutil
@@ -51,12 +52,13 @@ def start_run(out: Path, settings: JobSettings, env: str, stores: Mapping[str, S
         "name": settings.name,
         "method": settings.method,
         "env": env,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.for_sites().model_dump(mode="json"),
         "seed": settings.seed,
         "versions": {"python": platform.python_version(), "nc_medfl": __version__}
         | {name: metadata.version(name) for name in _PACKAGES},
         "fingerprints": {"vocabulary": vocabulary.fingerprint}
-        | {f"preparation:{site}": str(store.info["settings_hash"]) for site, store in stores.items()},
+        | {f"preparation:{site}": str(store.info["settings_hash"]) for site, store in stores.items()}
+        | _fingerprint_of_weights(settings),
         "vocabulary": list(vocabulary.findings),
         "sites": list(stores),
         "rounds": settings.rounds,
@@ -68,6 +70,12 @@ def start_run(out: Path, settings: JobSettings, env: str, stores: Mapping[str, S
     write_json(out / RUN_JSON, run)
     write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
     return run
+
+
+def _fingerprint_of_weights(settings: JobSettings) -> dict[str, str]:
+    """What the run started from, without the path that it lay at."""
+    path = settings.network.init_weights
+    return {"initial_weights": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {}
 
 
 def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any]]:

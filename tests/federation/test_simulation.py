@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 from nc_medfl.config import JobSettings, load_job_settings, load_site_config
 from nc_medfl.data.store import shard_path
 from nc_medfl.federation.averaging import SiteUpdate, average
+from nc_medfl.federation.processes import family, stop
 from nc_medfl.federation.site import site_files
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.labels import load_vocabulary
@@ -193,3 +197,33 @@ def flare_processes(out: Path) -> list[Any]:
     """Processes, but this one, that have the run's folder on their command line."""
     others = (p.info for p in psutil.process_iter(["cmdline", "pid"]) if p.pid != os.getpid())
     return [info for info in others if str(out) in " ".join(info["cmdline"] or [])]
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
+def test_a_stopped_command_leaves_no_process_behind(sites: Path, tmp_path: Path, how: signal.Signals) -> None:
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "nc_medfl.cli.main", "run", "jobs/fednca_cxr", "--set", "network.backbone=small"]
+    command += ["--sites", str(sites), "--out", str(out)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPOSITORY, start_new_session=True
+    )
+    try:
+        # The simulator's clients are there: the command, its child, the simulator, a process a site.
+        assert wait_until(lambda: len(flare_processes(out)) >= 5, 60), flare_processes(out)
+        process.send_signal(how)
+        code = process.wait(30)
+        assert wait_until(lambda: not flare_processes(out), 30), flare_processes(out)
+        if how == signal.SIGTERM:
+            assert code == 130
+            assert json.loads((out / "run.json").read_text())["outcome"] == "failed"
+    finally:
+        stop(family(process.pid))

@@ -1,0 +1,7 @@
+"""Report: the tables of a run folder become one page that opens from disk, without a network."""
+
+from __future__ import annotations
+
+from nc_medfl.report.page import write_report
+
+__all__ = ["write_report"]

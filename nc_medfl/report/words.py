@@ -1,0 +1,225 @@
+"""What the page says in words: the result in a few sentences, and what the run was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nc_medfl.report.reading import RunTables, plain
+from nc_medfl.report.tables import ROUGH_BELOW, decimal
+
+METHODS = {
+    "fednca": "FedNCA-ML (shared simplex frame, one feature per finding)",
+    "fedavg": "plain baseline (FedAvg: pooled features, linear head)",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The top of the page.
+
+    Attributes:
+        value: the main number, or that there is none.
+        interval: its interval, or nothing.
+        coverage: over how many findings it is.
+        label: what the number is.
+        facts: label and text of the other cards.
+        sentences: the result in plain words.
+    """
+
+    value: str
+    interval: str
+    coverage: str
+    label: str
+    facts: list[tuple[str, str, str]]
+    sentences: list[str]
+
+
+def headline(data: RunTables) -> Headline:
+    """The top of the page, in numbers and words."""
+    row = data.cell(data.whole, "macro", "auc")
+    value = float(row["value"]) if row else float("nan")
+    interval = ""
+    if row and not np.isnan(row["low"]):
+        interval = f"95% interval {decimal(row['low'])} to {decimal(row['high'])}"
+    what = "all test patients pooled" if data.whole == "pooled" else "mean over the sites' own test patients"
+    return Headline(
+        value="undefined" if np.isnan(value) else decimal(value),
+        interval=interval,
+        coverage=f"over {data.n_defined(data.whole, 'auc')} of {len(data.findings)} findings",
+        label=f"Test macro AUC, {what}",
+        facts=_facts(data),
+        sentences=[text for text in (_meaning(value), _range_of_sites(data), _range_of_findings(data)) if text],
+    )
+
+
+def _facts(data: RunTables) -> list[tuple[str, str, str]]:
+    facts = []
+    mean = data.value("all", "macro", "auc")
+    if data.whole != "all" and not np.isnan(mean):
+        facts.append(("Mean over sites", decimal(mean), "macro AUC, every site counts the same"))
+    best = data.run.get("best_round")
+    if best is not None:
+        score = _validation_score(data, int(best))
+        chosen = f", {decimal(score)}" if score is not None else ""
+        facts.append(
+            (
+                "Chosen round",
+                f"{best} of {data.run.get('rounds', '?')}",
+                f"highest mean macro AUC on validation{chosen}",
+            )
+        )
+    annotated, positive = _test_size(data)
+    if annotated:
+        facts.append(("Test labels", f"{annotated:,}", f"known pairs of image and finding, {positive:,} positive"))
+    if data.updates is not None:
+        lost = int((data.updates["outcome"] != "accepted").sum())
+        facts.append(
+            ("Updates", f"{len(data.updates):,}", f"{lost} of them refused or missing" if lost else "all taken")
+        )
+    return facts
+
+
+def _validation_score(data: RunTables, at_round: int) -> float | None:
+    if data.rounds is None:
+        return None
+    table = data.rounds
+    here = table[
+        (table["round"] == at_round)
+        & (table["site"] == "all")
+        & (table["split"] == "val")
+        & (table["finding"] == "macro")
+        & (table["metric"] == "auc")
+    ]["value"]
+    return float(here.iloc[0]) if len(here) and not np.isnan(here.iloc[0]) else None
+
+
+def _test_size(data: RunTables) -> tuple[int, int]:
+    row = data.cell(data.whole, "micro", "auc")
+    return (int(row["n_annotated"]), int(row["n_positive"])) if row else (0, 0)
+
+
+def _meaning(value: float) -> str:
+    if np.isnan(value):
+        return "No finding has both positives and negatives in the test split, so no AUC is defined."
+    return (
+        f"Of an image with a finding and one without, the model gives the first the higher score in {value:.0%} of "
+        "the pairs, averaged over findings; guessing gives 50%."
+    )
+
+
+def _range_of_sites(data: RunTables) -> str:
+    values = {site: data.value(site, "macro", "auc") for site in data.sites}
+    defined = {site: value for site, value in values.items() if not np.isnan(value)}
+    if len(defined) < 2:
+        return ""
+    low, high = min(defined, key=lambda s: defined[s]), max(defined, key=lambda s: defined[s])
+    return (
+        f"Between sites it runs from {decimal(defined[low])} at {low} to {decimal(defined[high])} at {high}; their "
+        "intervals below say how much of that may be chance."
+    )
+
+
+def _range_of_findings(data: RunTables) -> str:
+    values = {name: data.value(data.whole, name, "auc") for name in data.findings}
+    defined = {name: value for name, value in values.items() if not np.isnan(value)}
+    if len(defined) < 2:
+        return ""
+    low, high = min(defined, key=lambda n: defined[n]), max(defined, key=lambda n: defined[n])
+    missing = [name for name in data.findings if name not in defined]
+    text = f"Told best: {high} ({decimal(defined[high])}); worst: {low} ({decimal(defined[low])})."
+    return f"{text} Undefined here: {', '.join(missing)}." if missing else text
+
+
+def rare_findings(data: RunTables) -> list[str]:
+    """Findings whose interval is rough for want of positives or negatives."""
+    out = []
+    for name in data.findings:
+        row = data.cell(data.whole, name, "auc")
+        few = row and min(row["n_positive"], row["n_annotated"] - row["n_positive"]) < ROUGH_BELOW
+        if few:
+            out.append(name)
+    return out
+
+
+def floor_example(data: RunTables) -> str:
+    """The F1 floor of this run, in a sentence."""
+    f1, floor = (data.value(data.whole, "macro", name) for name in ("f1", "f1_all_positive"))
+    if np.isnan(floor):
+        return ""
+    if np.isnan(f1):
+        return f"Here the floor is {decimal(floor)} on average."
+    return f"Here the mean F1 is {decimal(f1)} and the floor {decimal(floor)}."
+
+
+def threshold_sentence(run: Mapping[str, Any]) -> str:
+    """How thresholds were chosen."""
+    settings = run.get("settings") or {}
+    rule = (settings.get("evaluation") or {}).get("threshold", "")
+    if rule == "half":
+        return "Every finding has the threshold 0.5, so what depends on it measures calibration first."
+    how = {"youden": ", where sensitivity plus specificity is largest", "f1": ", where F1 is largest"}.get(rule, "")
+    return (
+        f"Each finding has its own, chosen on validation images{how}; never on the test images that are measured here. "
+        "Pooled numbers have thresholds of their own, chosen on all sites' validation images."
+    )
+
+
+def when(run: Mapping[str, Any]) -> str:
+    """Start, end and duration."""
+    start, end = _moment(run.get("started")), _moment(run.get("ended"))
+    if start is None:
+        return "start not recorded"
+    text = f"{start:%Y-%m-%d %H:%M} UTC"
+    if end is None or end < start:
+        return text
+    minutes, seconds = divmod(round((end - start).total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    spent = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"{text}, took {spent}"
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Settings as ``key.path`` and text; a file's path is the machine's own business and isn't shown."""
+    out: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            out += flat_settings(value, f"{prefix}{key}.")
+        else:
+            out.append((f"{prefix}{key}", _setting(value)))
+    return out
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, str) and ("/" in value or "\\" in value):
+        return "a file (not named here)"
+    return plain(value)
+
+
+def short_fingerprints(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The first twelve characters of each fingerprint."""
+    return [(str(name), str(value)[:12]) for name, value in dict(run.get("fingerprints") or {}).items()]
+
+
+def update_sentence(updates: pd.DataFrame) -> str:
+    """How many updates came, and how many were taken."""
+    outcomes = updates["outcome"].value_counts()
+    other = [f"{int(n)} {name}" for name, n in sorted(outcomes.items()) if name != "accepted"]
+    lost = ", ".join(other) if other else "none refused or missing"
+    accepted = int(outcomes.get("accepted", 0))
+    return f"{len(updates):,} updates from {updates['site'].nunique()} sites: {accepted:,} accepted, {lost}."
