@@ -29,7 +29,7 @@ class Intervals:
     Attributes:
         low: lower ends, ``[K]``, NaN where there is no interval.
         high: upper ends, ``[K]``.
-        reasons: why there is no interval, ``""`` where there is one.
+        reasons: why there is no interval, or what it leaves out; ``""`` where there is nothing to say.
     """
 
     low: Floats
@@ -131,4 +131,30 @@ def bootstrap(
         few = Intervals(none.low, none.high, ("no interval: fewer than 2 patients",) * n_columns)
         return dict.fromkeys(METRICS, few)
     draws = resample(sample, patients, resamples=resamples, seed=seed)
-    return {name: percentile_intervals(values, level) for name, values in draws.items()}
+    whole = measure(sample)
+    return {name: _intervals(values, whole[name][0], level) for name, values in draws.items()}
+
+
+def _intervals(draws: Floats, whole: Floats, level: float) -> Intervals:
+    """Intervals of one metric, with a macro that is over the same findings in every resample.
+
+    A resample can miss every positive patient of a rare finding. Were it left out of that resample's mean, the
+    mean would be over other findings than the one reported, and the interval beside it, not around it. So its
+    value in the whole sample stands in, and the remark says for how many findings that was often so.
+    """
+    counted = ~np.isnan(whole[:-2])
+    steady = np.where(np.isnan(draws[:, :-2]), whole[:-2], draws[:, :-2])[:, counted]
+    draws = draws.copy()
+    draws[:, -2] = steady.mean(axis=1) if counted.any() else np.nan
+    found = percentile_intervals(draws, level)
+    rare = int(((~np.isnan(draws[:, :-2][:, counted])).mean(axis=0) < _MIN_DEFINED).sum())
+    if not rare:
+        return found
+    remark = f"interval holds {rare} rare findings fixed"
+    if rare == counted.sum():
+        return Intervals(
+            np.append(found.low[:-2], [np.nan, found.low[-1]]),
+            np.append(found.high[:-2], [np.nan, found.high[-1]]),
+            (*found.reasons[:-2], "no interval: every finding is too rare", found.reasons[-1]),
+        )
+    return Intervals(found.low, found.high, (*found.reasons[:-2], remark, found.reasons[-1]))
