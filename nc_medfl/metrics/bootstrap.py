@@ -150,11 +150,12 @@ def _intervals(draws: Floats, whole: Floats, level: float) -> Intervals:
     rare = int(((~np.isnan(draws[:, :-2][:, counted])).mean(axis=0) < _MIN_DEFINED).sum())
     if not rare:
         return found
-    remark = f"interval holds {rare} rare findings fixed"
-    if rare == counted.sum():
+    if 2 * rare >= counted.sum():
+        # Mostly fixed values would make an interval that is narrow for want of evidence.
         return Intervals(
             np.append(found.low[:-2], [np.nan, found.low[-1]]),
             np.append(found.high[:-2], [np.nan, found.high[-1]]),
-            (*found.reasons[:-2], "no interval: every finding is too rare", found.reasons[-1]),
+            (*found.reasons[:-2], f"no interval: {rare} of {counted.sum()} findings are too rare", found.reasons[-1]),
         )
+    remark = f"interval holds {rare} rare findings fixed"
     return Intervals(found.low, found.high, (*found.reasons[:-2], remark, found.reasons[-1]))
