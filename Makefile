@@ -4,19 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format setup clean help
+.PHONY: demo test lint format docs setup clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    synthetic hospitals, federation, report (about 5 minutes on 2 cores)"
 	@echo "make test    the test suite"
+	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	@echo "Installing pinned packages into $(VENV); this takes some minutes the first time."
+	$(BIN)/python -m pip install --quiet "pip==25.3"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
@@ -31,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ DEMO_SETTINGS: dict[str, Any] = {
     "rounds": 30,
     "image_size": 64,
     "network": {"backbone": "small"},
-    "training": {"lr": 2.0e-3, "local_epochs": 2},
+    "training": {"lr": 1.0e-3, "local_epochs": 2},
 }
 
 
