@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    synthetic hospitals, federation, report (about 5 minutes on 2 cores)"
+	@echo "make demo    synthetic hospitals, federation, report (three to four minutes on 2 cores)"
 	@echo "make test    the test suite"
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make lint    ruff, mypy --strict, import-linter"
