@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nc_medfl.errors import UserError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -73,10 +74,10 @@ class NetworkSettings(Settings):
     in_channels: Literal[1, 3] = 1
     feature_dim: int | None = Field(default=None, ge=1)
     num_heads: int = Field(default=4, ge=1)
-    queries: Literal["fixed", "learned", "from_frame"] = "fixed"
+    queries: Literal["fixed", "learned", "from_frame", "mlp"] = "fixed"
     position_code: bool = False
     normalise_features: bool = False
-    frame_seed: int | None = None
+    frame_seed: int | None = Field(default=None, ge=0)
     init_scale: float = Field(default=10.0, gt=0)
     head: Literal["linear", "mlp"] = "linear"
     init_weights: str | None = None
@@ -106,7 +107,7 @@ class TrainingSettings(Settings):
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-8, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
     amp: bool = False

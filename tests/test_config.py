@@ -70,6 +70,8 @@ def test_overrides_are_applied_in_order_and_typed(tmp_path: Path) -> None:
         ("training.learning_rate=3", "unknown key 'training.learning_rate'"),
         ("rounds=many", "--set rounds=many: rounds:"),
         ("rounds=0", "greater than or equal to 1"),
+        ("training.betas=[1.5,0.9]", "training.betas.*less than 1"),
+        ("network.frame_seed=-1", "network.frame_seed"),
         ("training=3", "training:"),
         ("training.lr.x=3", "lr"),
         ("vocabulary=nope", "no vocabulary 'nope'"),

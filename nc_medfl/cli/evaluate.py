@@ -9,6 +9,7 @@ import typer
 
 from nc_medfl.cli.console import emit, progress_bar
 from nc_medfl.cli.run import summary_of
+from nc_medfl.errors import UserError
 
 
 def evaluate(
@@ -29,10 +30,13 @@ def evaluate(
     from nc_medfl.report import write_report
 
     read_run(run)
+    folder = out or run
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
     with progress_bar("testing at every site") as advance:
         rows = measure_everywhere(run / "model_best.pt", sites, on_progress=advance)
-    folder = out or run
-    folder.mkdir(parents=True, exist_ok=True)
     write_metrics(rows, folder)
     paths = [folder / "metrics.csv"]
     if out is None:

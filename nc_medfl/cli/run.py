@@ -70,7 +70,9 @@ def run_simulation(
     # A network that can't be built, or weights that don't fit, are told before anything starts.
     build_network(settings, pretrained=True)
     if fresh:
-        run_folder.fresh_folder(out)
+        weights = settings.network.init_weights
+        needed = [sites, *(store.folder for store in stores.values()), *([job_folder] if job_folder else [])]
+        run_folder.fresh_folder(out, keep=[*needed, *([Path(weights)] if weights else [])])
     record = run_folder.start_run(out, settings, "sim", stores)
     simulation = Simulation(settings, tuple(stores), sites, out / "flare", job_folder, threads)
     try:

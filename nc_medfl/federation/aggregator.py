@@ -63,14 +63,17 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         meta = model.meta or {}
         site = str(meta.get("client_name", "unknown"))
         entry = {"site": site, "outcome": "accepted", "reason": "", "n_samples": meta.get(keys.N_SAMPLES)}
+        self.log.append(entry)
         try:
-            self._updates[site] = self._checked(site, model.params or {}, meta)
+            try:
+                self._updates[site] = self._checked(site, model.params or {}, meta)
+            except (TypeError, ValueError, RuntimeError) as error:
+                # What numpy and torch say of a value that is no number or array at all; it may quote the value.
+                raise RefusedUpdate(f"it can't be read as numbers ({type(error).__name__})") from error
         except RefusedUpdate as reason:
             entry |= {"outcome": "refused", "reason": str(reason)}
             self.warning(f"update of {site} refused: {reason}")
             raise
-        finally:
-            self.log.append(entry)
 
     def aggregate_model(self) -> FLModel:
         """The next global model, from the updates accepted since :meth:`reset_stats`."""
@@ -115,17 +118,28 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         if sums is None:
             return SiteStatistics(counts)
         sums = np.asarray(sums, dtype=np.float64)
-        if self._frame is None or sums.shape != (2, *self._frame.shape) or not np.isfinite(sums).all():
+        if self._frame is None or sums.shape != (2, *self._frame.shape) or np.isinf(sums).any():
             raise RefusedUpdate("feature sums have a wrong shape or are not finite")
+        unknown = np.isnan(sums)
+        if (unknown.any(axis=-1) != unknown.all(axis=-1)).any():
+            raise RefusedUpdate("feature sums are not finite; only whole sums can be withheld")
         return SiteStatistics(counts, sums)
 
-    def _checked(self, site: str, params: Mapping[str, Any], meta: Mapping[str, Any]) -> SiteUpdate:
+    def check_fingerprints(self, meta: Mapping[str, Any]) -> None:
+        """Check that a site speaks of the server's findings, frame and network.
+
+        Raises:
+            RefusedUpdate: if it does not; then its scores don't count either.
+        """
         given = meta.get(keys.FINGERPRINTS)
         if not isinstance(given, Mapping):
             raise RefusedUpdate("it carries no fingerprints")
         for name, expected in self._expected.items():
             if given.get(name) != expected:
                 raise RefusedUpdate(f"{name} fingerprint differs from the server's")
+
+    def _checked(self, site: str, params: Mapping[str, Any], meta: Mapping[str, Any]) -> SiteUpdate:
+        self.check_fingerprints(meta)
         n_samples = int(meta.get(keys.N_SAMPLES) or 0)
         if n_samples <= 0:
             raise RefusedUpdate("it was trained on no image")

@@ -19,11 +19,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """Sums that one site sends (METHOD 6); no feature of a single image is in them.
+    """Sums that one site sends (METHOD 6); no feature of a single patient is in them.
 
     Attributes:
         counts: positives and negatives of each class, ``[2, C]``; NaN where the site withholds them.
-        feature_sums: sums of L2-normalised class features over the same, ``[2, C, D]``, or None.
+        feature_sums: sums of L2-normalised class features over the same, ``[2, C, D]``, or None; a row of NaN
+            where the site withholds it.
     """
 
     counts: Floats
@@ -58,8 +59,12 @@ def collapse_rows(
     told = [(part.counts, part.feature_sums) for part in parts if part.feature_sums is not None]
     if frame is None or not told:
         return []
-    counts = np.nansum([count for count, _ in told], axis=0)
-    sums = np.sum([total for _, total in told], axis=0)
+    # A count without its sum, or a sum without its count, tells nothing of a class.
+    withheld = [np.isnan(count) | np.isnan(total).any(axis=-1) for count, total in told]
+    counts = np.sum([np.where(gap, 0.0, count) for gap, (count, _) in zip(withheld, told, strict=True)], axis=0)
+    sums = np.sum(
+        [np.where(gap[..., None], 0.0, total) for gap, (_, total) in zip(withheld, told, strict=True)], axis=0
+    )
     stats = ClassStatistics(torch.from_numpy(counts), torch.from_numpy(sums))
     result = collapse_metrics(stats, frame, min_positives=min_positives)
     few = f"fewer than 2 findings have {min_positives} positives"

@@ -59,7 +59,8 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             return self._train(worker, model)
         if task_name == keys.TASK_VALIDATE:
             check = worker.validate(model.params)
-            return _report({keys.ROWS: json.dumps(check.rows), **_statistics_meta(check.statistics)})
+            meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
+            return _report({**meta, **_statistics_meta(check.statistics)})
         if task_name == keys.TASK_EVALUATE:
             return _report({keys.ROWS: json.dumps(worker.evaluate(model.params))})
         return None

@@ -71,7 +71,12 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
         self._evaluate(log, model, best)
 
     def _train_once(self, model: FLModel) -> list[FLModel]:
-        """One round: every site trains; accepted updates are in the aggregator afterwards."""
+        """One round: every site trains; accepted updates are in the aggregator afterwards.
+
+        Returns:
+            The answers without their parameters, of every site that speaks of this model: a site whose update
+            is refused for a NaN has still scored the model it was sent, and counts in each round's mean alike.
+        """
         model.current_round = self.current_round
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self.current_round, private=True, sticky=False)
         self.event(AppEventType.ROUND_STARTED)
@@ -81,13 +86,15 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
 
         def accept(answer: FLModel) -> bool:
             # FLARE tells handlers that the update was not accepted when this returns False.
+            accepted = True
             try:
                 self.aggregator.accept_model(answer)
             except RefusedUpdate:
-                return False
+                accepted = False
             answer.params = {}
-            answers.append(answer)
-            return True
+            if self._fits(answer):
+                answers.append(answer)
+            return accepted
 
         self._send(keys.TASK_TRAIN, model, accept)
         return answers
@@ -103,6 +110,13 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
             raise RuntimeError(f"stopped during {task}")
         return targets
 
+    def _fits(self, answer: FLModel) -> bool:
+        try:
+            self.aggregator.check_fingerprints(answer.meta)
+        except RefusedUpdate:
+            return False
+        return True
+
     def _ask(self, task: str, model: FLModel) -> list[FLModel]:
         answers: list[FLModel] = []
 
@@ -117,7 +131,7 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
         """Write down a training round; give the score of the model that was sent."""
         answers = sorted(answers, key=_site)
         for answer in answers:
-            losses = json.loads(answer.meta[keys.LOSSES])
+            losses = json.loads(answer.meta.get(keys.LOSSES, "{}"))
             rows = [
                 {"site": _site(answer), "split": "train", "finding": "all", "metric": name, "value": value}
                 for name, value in losses.items()
@@ -132,10 +146,10 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
         """Write the sites' validation rows; give the mean over sites of the macro AUC."""
         scores = []
         for answer in answers:
-            rows = [{"site": _site(answer), **row} for row in json.loads(answer.meta[keys.ROWS])]
+            rows = [{"site": _site(answer), **row} for row in json.loads(answer.meta.get(keys.ROWS, "[]"))]
             log.add(keys.ROUNDS_CSV, rounds, rows)
             scores += [r["value"] for r in rows if (r["finding"], r["metric"]) == ("macro", "auc")]
-        defined = [score for score in scores if score is not None]
+        defined = [score for score in scores if score is not None and np.isfinite(score)]
         mean = float(np.mean(defined)) if defined else None
         reason = "" if defined else "undefined at every site"
         row = {"site": "all", "split": "val", "finding": "macro", "metric": "auc", "value": mean, "reason": reason}
@@ -168,7 +182,7 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
     ) -> tuple[float, int] | None:
         """Score the last model, which no round of training follows."""
         model.current_round = job.rounds
-        answers = self._ask(keys.TASK_VALIDATE, model)
+        answers = [answer for answer in self._ask(keys.TASK_VALIDATE, model) if self._fits(answer)]
         log.add(keys.COLLAPSE_CSV, job.rounds, self.aggregator.statistics_rows(self._statistics(answers)))
         score = self._log_validation(log, job.rounds, answers)
         log.progress(event="validated", round=job.rounds, score=score)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -28,12 +28,26 @@ _MARKER = ".nc-medfl"
 _PACKAGES = ("torch", "monai", "nvflare", "numpy", "pydicom", "scikit-image")
 
 
-def fresh_folder(out: Path) -> None:
+def fresh_folder(out: Path, keep: Iterable[Path] = ()) -> None:
     """Make ``out`` an empty folder, if it is empty, new, or an earlier run's.
 
+    Args:
+        out: the folder.
+        keep: what is still needed, and so must not lie in it.
+
     Raises:
-        UserError: if something else is in it, which is left alone.
+        UserError: if something else is in it, which is left alone, or it can't be made.
     """
+    for needed in keep:
+        if needed.resolve().is_relative_to(out.resolve()):
+            raise UserError(f"{out}: would be emptied, but {needed} lies in it. Give --out another folder.")
+    try:
+        _empty(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.") from error
+
+
+def _empty(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file. Give --out a folder.")
     if out.is_dir() and any(out.iterdir()):

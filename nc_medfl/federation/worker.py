@@ -33,6 +33,9 @@ from nc_medfl.training.trainer import train_round
 
 Rows = list[dict[str, Any]]
 
+#: A sum of features over fewer patients than this is, or nearly is, the feature of one of them.
+_FEWEST_PATIENTS = 2
+
 #: Side in pixels of the published experiments' images.
 _PUBLISHED_SIZE = 224
 
@@ -169,9 +172,15 @@ class SiteWorker:
 
     @torch.inference_mode()
     def _statistics(self) -> SiteStatistics:
-        """Counts from the labels; sums of the loaded model's features over the training split."""
-        labels = self.store.labels()[self.store.positions("train")]
-        counts = np.stack([(labels == 1).sum(axis=0), (labels == 0).sum(axis=0)]).astype(np.float64)
+        """Counts from the labels; sums of the loaded model's features over the training split.
+
+        A class with fewer positives than the site's ``privacy.min_positives`` is withheld, and any sum that
+        would be of a single patient's images.
+        """
+        rows = self.store.positions("train")
+        labels = self.store.labels()[rows]
+        of_kind = np.stack([labels == 1, labels == 0])
+        counts = of_kind.sum(axis=1).astype(np.float64)
         withheld = counts[0] < self.config.privacy.min_positives
         counts[:, withheld] = np.nan
         if not get_method(self.settings.method).has_class_features:
@@ -183,8 +192,17 @@ class SiteWorker:
             part = class_statistics(features, batch["label"]).cpu()
             total = part if total is None else total + part
         sums: npt.NDArray[np.float64] = total.sums.numpy().copy()
-        sums[:, withheld] = 0.0
+        sums[withheld | _of_one_patient(of_kind, self._patients[rows])] = np.nan
         return SiteStatistics(counts, sums)
+
+
+def _of_one_patient(chosen: npt.NDArray[np.bool_], patients: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Where a choice of images ``[..., N, C]`` comes from some patient, but from fewer than it takes to tell."""
+    order = np.argsort(patients, kind="stable")
+    starts = np.flatnonzero(np.diff(patients[order], prepend=-1))
+    n_patients = np.logical_or.reduceat(np.take(chosen, order, axis=-2), starts, axis=-2).sum(axis=-2)
+    few: npt.NDArray[np.bool_] = (n_patients > 0) & (n_patients < _FEWEST_PATIENTS)
+    return few
 
 
 def _rows(table: pd.DataFrame) -> Rows:

@@ -4,7 +4,7 @@
 ``fingerprint()``, and ``class_parameters`` tells which of their parameters belong to a class.
 """
 
-from nc_medfl.networks.backbones import Backbone, backbone_names
+from nc_medfl.networks.backbones import Backbone
 from nc_medfl.networks.class_attention import ClassMLP, ClassQueryAttention, attention_maps
 from nc_medfl.networks.etf import ArchitectureError, ETFClassifier, simplex_etf, tensor_fingerprint, unit_vectors
 from nc_medfl.networks.fednca import FedNCANet, FedNCAOutput
@@ -23,7 +23,6 @@ __all__ = [
     "PooledNet",
     "PooledOutput",
     "attention_maps",
-    "backbone_names",
     "class_parameters",
     "load_backbone_weights",
     "simplex_etf",

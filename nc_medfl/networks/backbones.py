@@ -77,11 +77,6 @@ class Backbone(nn.Module):
         return height, width
 
 
-def backbone_names() -> tuple[str, ...]:
-    """Names of the backbones there are."""
-    return tuple(_SPECS)
-
-
 def _batch_to_group_norm(module: nn.Module) -> None:
     # MONAI's ResNet hands its `norm` argument to the stem only and its DenseNet to all, so do it for both here.
     for name, child in module.named_children():

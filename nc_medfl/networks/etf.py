@@ -41,7 +41,8 @@ def simplex_etf(num_classes: int, feature_dim: int, *, seed: int | None = None) 
         The frame, float32, ``[C, D]``.
 
     Raises:
-        ValueError: if C is below 2 or D below ``C - 1``: no such frame exists (also a ``UserError``).
+        ValueError: if C is below 2 or D below ``C - 1``: no such frame exists; or if the seed is negative
+            (also a ``UserError``).
 
     Example:
         >>> simplex_etf(2, 2)
@@ -55,6 +56,8 @@ def simplex_etf(num_classes: int, feature_dim: int, *, seed: int | None = None) 
             f"no simplex frame of {num_classes} classes exists in {feature_dim} dimensions. "
             f"Set feature_dim to {num_classes} or more (at the very least {num_classes - 1})."
         )
+    if seed is not None and seed < 0:
+        raise ArchitectureError(f"the seed of a frame must be 0 or more, not {seed}. Set frame_seed to 0 or more.")
     if feature_dim == num_classes - 1:
         rows = _helmert(num_classes)
         if seed is not None:

@@ -91,7 +91,7 @@ def load_model(path: Path) -> tuple[Network, JobSettings, dict[str, Any]]:
         ) from error
     except Exception as error:  # torch raises many kinds for a file that is not one of its own
         raise UserError(f"{path}: not a model file of nc_medfl. Give the model_best.pt of a run.") from error
-    if not isinstance(content, dict) or "state_dict" not in content or "settings" not in content:
+    if not isinstance(content, dict) or not {"state_dict", "settings", "fingerprints"} <= set(content):
         raise UserError(f"{path}: not a model file of nc_medfl. Give the model_best.pt of a run.")
     if int(content.get("schema_version", 0)) > MODEL_SCHEMA:
         raise UserError(f"{path}: written by a newer nc_medfl. Upgrade this one.")
@@ -101,5 +101,10 @@ def load_model(path: Path) -> tuple[Network, JobSettings, dict[str, Any]]:
     wrong = [name for name, value in content["fingerprints"].items() if found.get(name) != value]
     if wrong:
         raise UserError(f"{path}: its {wrong[0]} fingerprint differs from what its settings build. It was altered.")
-    network.load_state_dict(content.pop("state_dict"))
+    try:
+        network.load_state_dict(content.pop("state_dict"))
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit the network that its settings build. It was altered."
+        ) from error
     return network.eval(), settings, content

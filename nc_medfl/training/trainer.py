@@ -38,8 +38,9 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     decayed: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            # Biases, norm weights and the logit scale have one dimension or none.
-            (plain if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+            # Norm weights and the logit scale have one dimension or none; so have biases, but those of a class each.
+            bias = name.rpartition(".")[2].startswith("bias")
+            (plain if parameter.ndim <= 1 or bias else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

@@ -20,6 +20,7 @@ SETTINGS = parse(
     JobSettings, {"network": {"backbone": "small"}, "aggregation": {"weighting": "class_aware"}}, where="t"
 )
 C = 14
+FRAME_SHAPE = (C, 96)
 
 
 def a_network(seed: int) -> torch.nn.Module:
@@ -83,6 +84,14 @@ def wrong_fingerprint(which: str) -> dict[str, Any]:
         ({"meta": {keys.COUNTS: np.zeros((2, 3))}}, "class counts"),
         ({"meta": {keys.COUNTS: np.full((2, C), -1.0)}}, "class counts"),
         ({"meta": {keys.FEATURE_SUMS: np.full((2, C, 3), 1.0)}}, "feature sums"),
+        ({"meta": {keys.FEATURE_SUMS: np.full((2, *FRAME_SHAPE), np.inf)}}, "feature sums have"),
+        (
+            {"meta": {keys.FEATURE_SUMS: np.where(np.arange(FRAME_SHAPE[1]), 1.0, np.full((2, *FRAME_SHAPE), np.nan))}},
+            "whole",
+        ),
+        ({"params": {"classifier.bias": "text"}}, "can't be read as numbers"),
+        ({"meta": {keys.N_SAMPLES: "many"}}, "can't be read as numbers"),
+        ({"meta": {keys.COUNTS: [[1.0], [2.0, 3.0]]}}, "can't be read as numbers"),
     ],
 )
 def test_a_bad_update_is_refused_with_its_reason_and_the_others_count(
@@ -128,6 +137,22 @@ def test_a_site_that_never_saw_a_class_has_no_say_in_its_bias(aggregator: NCAwar
     bias = aggregator.aggregate_model().params["classifier.bias"]
     assert bias[3] == seeing.params["classifier.bias"][3]
     torch.testing.assert_close(bias[2], (blind.params["classifier.bias"][2] + seeing.params["classifier.bias"][2]) / 2)
+
+
+def test_a_sum_that_one_site_withholds_takes_its_count_out_of_the_collapse(aggregator: NCAwareAggregator) -> None:
+    # Site b alone tells of positives of class 0: NCpn is then that of b's positives against both sites' negatives.
+    full, part = an_update("a", 1), an_update("b", 2)
+    sums_a, sums_b = full.meta[keys.FEATURE_SUMS] / 100, part.meta[keys.FEATURE_SUMS] / 100
+    full.meta[keys.FEATURE_SUMS], part.meta[keys.FEATURE_SUMS] = sums_a.copy(), sums_b
+    full.meta[keys.FEATURE_SUMS][0, 0] = np.nan
+    aggregator.accept_model(full)
+    aggregator.accept_model(part)
+    positive, negative = sums_b[0, 0] / 5, (sums_a[1, 0] + sums_b[1, 0]) / 10
+    spread = (1 - positive @ positive) + (1 - negative @ negative)
+    expected = spread / ((positive - negative) @ (positive - negative))
+    rows = {(r["finding"], r["metric"]): r["value"] for r in aggregator.statistics_rows()}
+    assert rows[load_vocabulary("nih14").findings[0], "ncpn"] == pytest.approx(expected)
+    assert rows[load_vocabulary("nih14").findings[0], "n_positive"] == 10
 
 
 def test_coverage_counts_sites_and_positives_and_says_what_is_withheld(aggregator: NCAwareAggregator) -> None:

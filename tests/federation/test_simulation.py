@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,21 @@ def test_no_patient_and_no_path_leaves_a_site(finished: Path, sites: Path) -> No
         assert not any(key in text for key in keys), name
     for path in (finished / "flare").rglob("config_fed_*.json"):
         assert str(sites) not in path.read_text(), path
+
+
+def test_the_job_carries_no_code(finished: Path) -> None:
+    assert list((finished / "flare").rglob("config_fed_client.json"))
+    assert not list((finished / "flare").rglob("custom"))
+
+
+def test_a_run_does_not_empty_the_folder_that_holds_its_sites(finished: Path, tmp_path: Path) -> None:
+    # An earlier run's folder, which a run may empty, but with the sites in it, as the demo leaves it.
+    shutil.copytree(finished, tmp_path / "demo", ignore=shutil.ignore_patterns("flare"))
+    store = tiny_site(tmp_path / "demo" / "sites", "a")
+    tiny_site(tmp_path / "demo" / "sites", "b", seed=1)
+    done = run_job("fednca_cxr", tmp_path / "demo" / "sites", tmp_path / "demo", code=2)
+    assert "would be emptied" in done.stderr
+    assert shard_path(store.folder, 0).is_file()
 
 
 def test_the_baseline_runs_as_a_script_of_its_job(sites: Path, tmp_path: Path) -> None:

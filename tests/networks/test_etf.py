@@ -63,6 +63,11 @@ def test_a_frame_that_cannot_be_is_refused_with_a_remedy(classes: int, dim: int,
         simplex_etf(classes, dim)
 
 
+def test_a_negative_seed_is_told() -> None:
+    with pytest.raises(UserError, match="Set frame_seed to 0 or more"):
+        simplex_etf(3, 4, seed=-1)
+
+
 def test_seeds_rotate_the_frame_and_leave_the_global_generators_alone() -> None:
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     one, again, two = simplex_etf(14, 64, seed=1), simplex_etf(14, 64, seed=1), simplex_etf(14, 64, seed=2)

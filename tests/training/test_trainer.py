@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nc_medfl.config import JobSettings, parse
 from nc_medfl.errors import UserError
+from nc_medfl.networks import FedNCANet
 from nc_medfl.training.device import pick_device
 from nc_medfl.training.model import build_network, load_model, save_model
 from nc_medfl.training.trainer import parameter_groups, train_round
@@ -40,6 +41,14 @@ def test_biases_and_norm_weights_do_not_decay_and_the_rest_does() -> None:
     assert not {id(p) for p in decayed["params"]} & (norms | biases)
     assert norms | biases <= {id(p) for p in plain["params"]}
     assert len(decayed["params"]) + len(plain["params"]) == len(list(network.parameters()))
+
+
+def test_biases_of_one_class_each_do_not_decay_either() -> None:
+    network = FedNCANet(5, "small", queries="mlp")
+    decayed, _ = parameter_groups(network, 0.01)
+    kept = {name for name, p in network.named_parameters() if any(p is d for d in decayed["params"])}
+    reader = {name.rpartition(".")[2] for name in kept if name.startswith("class_attention.")}
+    assert reader == {"weight_in", "weight_out"}
 
 
 @pytest.mark.parametrize("settings", [FEDNCA, FEDAVG], ids=["fednca", "fedavg"])
@@ -123,6 +132,11 @@ def test_a_model_file_comes_back_whole_and_an_altered_one_is_refused(tmp_path) -
     assert content["round"] == 1
     save_model(path, network.state_dict(), FEDNCA, rounds=1, prints={**prints, "frame": "0"})
     with pytest.raises(UserError, match="frame fingerprint differs"):
+        load_model(path)
+    state = network.state_dict()
+    state.pop("classifier.bias")
+    save_model(path, state, FEDNCA, rounds=1, prints=prints)
+    with pytest.raises(UserError, match="weights do not fit"):
         load_model(path)
     path.write_bytes(b"junk")
     with pytest.raises(UserError, match="not a model file"):
