@@ -54,8 +54,12 @@ def prepare(
         salt_file=salt_file,
         workers=default_workers() if workers is None else workers,
     )
-    with progress_bar("Reading radiographs") as progress:
-        summary = run_prepare(settings, progress)
+    try:
+        with progress_bar("Reading radiographs") as progress:
+            summary = run_prepare(settings, progress)
+    except KeyboardInterrupt:
+        console.print("nc-medfl: stopped; what is done is kept. Give the same command again to go on.", markup=False)
+        raise
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False)
     emit(_payload(summary), _lines(summary), as_json)

@@ -56,7 +56,7 @@ def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes
         All records with their final outcomes, and the kept images in the order of their keyed names.
 
     Raises:
-        UserError: if one label row, by its bare name, is about several different images.
+        UserError: if one label row is about several different images.
     """
     final: list[Record] = []
     kept: list[Kept] = []
@@ -74,7 +74,7 @@ def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes
             seen_uids.add(record.identity.sop_uid)
             seen_pixels.add(record.pixel_sha256)
             kept.append(Kept(record, label, patient, keyed_hash(salt, "sample", record.source_sha256)))
-    _one_image_a_row(kept, join, source)
+    _one_image_a_row(kept, source)
     return final, sorted(kept, key=lambda image: image.sample_id)
 
 
@@ -94,14 +94,31 @@ def _outcome(
     return "ok", record.detail
 
 
-def _one_image_a_row(kept: Sequence[Kept], join: Join, source: SourceData) -> None:
+def check_rivals(join: Join, source: SourceData) -> None:
+    """Make sure that rows about one image, spelt in different ways, say the same.
+
+    Raises:
+        UserError: naming two rows that disagree.
+    """
+    labels = source.labels
+    for first, other in join.rivals:
+        same = np.array_equal(labels.labels[first], labels.labels[other], equal_nan=True)
+        same = same and np.array_equal(labels.no_finding[[first]], labels.no_finding[[other]], equal_nan=True)
+        if not same or (labels.patients is not None and labels.patients[first] != labels.patients[other]):
+            raise UserError(
+                f"{source.table}: rows {labels.rows[first] + 2} and {labels.rows[other] + 2} are about one image, "
+                "named in two ways, and disagree. Keep one of them, or give paths relative to the images folder."
+            )
+
+
+def _one_image_a_row(kept: Sequence[Kept], source: SourceData) -> None:
     seen: set[int] = set()
     for image in kept:
-        if image.label in seen and image.label in join.by_bare_name:
+        if image.label in seen:
             row = source.labels.rows[image.label] + 2
             raise UserError(
-                f"{source.table}: row {row} names a file that stands in several folders with different images. "
-                "Give paths relative to the images folder, or SOP Instance UIDs."
+                f"{source.table}: row {row} fits several different images, as its name stands in several folders or "
+                "with several extensions. Give paths relative to the images folder, or SOP Instance UIDs."
             )
         seen.add(image.label)
 

@@ -7,9 +7,13 @@ flight. Those batches are then run again file by file, each alone, so the culpri
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Generator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from nc_medfl.errors import UserError
@@ -19,6 +23,34 @@ R = TypeVar("R")
 
 #: Batches waiting in the pool for each worker: enough to keep it busy, few to repeat after a crash.
 _AHEAD = 2
+
+
+def begin_worker() -> None:
+    """Begin a worker process: Ctrl-C is left to the parent, and a parent that was killed takes it along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    # Its queue would be waited on for ever: the other workers hold its writing end open.
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started: they would die of it, with a traceback, before they ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # The mask goes over to the processes that are started under it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_batches(
@@ -36,7 +68,7 @@ def run_batches(
         function: run in a worker; must be importable there (the pool spawns).
         batches: what to run it on.
         workers: processes; 0 runs everything in this one (then a crash is a crash).
-        initialise: run once in each worker.
+        initialise: run once in each worker; calls :func:`begin_worker`.
         split: a batch as batches of one file.
         crashed: the result of a batch of one file that killed its worker.
     """
@@ -70,7 +102,8 @@ def _until_broken(
         while waiting and len(running) < limit and not suspects:
             batch = waiting.pop()
             try:
-                running[pool.submit(function, batch)] = batch
+                with quiet_start():
+                    running[pool.submit(function, batch)] = batch
             except BrokenProcessPool:
                 suspects.append(batch)
         done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -89,7 +122,9 @@ def _until_broken(
 def _check_start(pool: ProcessPoolExecutor, initialise: Callable[[], None]) -> None:
     """Tell a worker that cannot start from one that a file killed: else every file would be blamed."""
     try:
-        pool.submit(initialise).result()
+        with quiet_start():
+            started = pool.submit(initialise)
+        started.result()
     except BrokenProcessPool as error:
         raise UserError(
             "the reading processes cannot start. Free some memory; in a script of your own, call this under "

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import PurePosixPath
 
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+
+
+class Closeness(IntEnum):
+    """How well a key fits an image; a closer key takes the image from the others.
+
+    One is a tail of the other where it leaves out leading folders: ``b/x.dcm`` of ``a/b/x.dcm``. Keys and images
+    whose folders contradict each other don't fit, whatever their bare names.
+    """
+
+    SAME = 0  # the path, with or without its extension, or the SOP Instance UID
+    SAME_BUT_EXTENSION = 1
+    KEY_IS_TAIL = 2
+    IMAGE_IS_TAIL = 3
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,12 @@ class Join:
     Attributes:
         label_of: image name to position in the label table.
         unmatched: positions in the label table without an image.
-        by_bare_name: positions that found their image by its bare name alone, which several folders may hold.
+        rivals: pairs of positions that are about one image and fit it equally well; the first of them has it.
     """
 
     label_of: dict[str, int]
     unmatched: tuple[int, ...]
-    by_bare_name: frozenset[int]
+    rivals: tuple[tuple[int, int], ...] = ()
 
 
 def join_labels(
@@ -33,9 +48,10 @@ def join_labels(
     match_name: bool = True,
     match_uid: bool = True,
 ) -> Join:
-    """Join label keys to images: by relative path, else by bare name, else by SOP Instance UID.
+    """Join label keys to images: by relative path, else by the end of the path, else by SOP Instance UID.
 
-    With or without extension; the most exact match of a key wins.
+    Names are compared with or without extension and in one Unicode form. The closest match of a key is taken, and
+    of several keys that match an image the closest one has it.
 
     Args:
         keys: image keys of the label table.
@@ -44,25 +60,71 @@ def join_labels(
         match_name: whether keys may be file names.
         match_uid: whether keys may be SOP Instance UIDs.
     """
-    by_name = _index(names) if match_name else []
+    index = _Index(names if match_name else ())
     by_uid: dict[str, list[str]] = defaultdict(list)
     for name, uid in uids.items():
         if uid and match_uid:
             by_uid[uid].append(name)
-    label_of: dict[str, int] = {}
-    unmatched: list[int] = []
-    bare: set[int] = set()
-    for position, key in enumerate(keys):
-        found, is_bare = _look_up(key.replace("\\", "/").removeprefix("./"), by_name)
-        if not found:
-            found, is_bare = by_uid.get(key, []), False
-        if not found:
-            unmatched.append(position)
-        if is_bare:
-            bare.add(position)
-        for name in found:
-            label_of.setdefault(name, position)
-    return Join(label_of, tuple(unmatched), frozenset(bare))
+    claims: dict[str, tuple[Closeness, int]] = {}
+    rivals: list[tuple[int, int]] = []
+    served: set[int] = set()
+    found = [index.look_up(_plain(key)) or (Closeness.SAME, by_uid.get(key, [])) for key in keys]
+    # Closest first, in the table's order among equals.
+    for position in sorted(range(len(keys)), key=lambda p: found[p][0]):
+        closeness, images = found[position]
+        for name in images:
+            rank, holder = claims.setdefault(name, (closeness, position))
+            if holder == position:
+                served.add(position)
+            elif rank == closeness:
+                served.add(position)
+                rivals.append((holder, position))
+    unmatched = tuple(position for position in range(len(keys)) if position not in served)
+    return Join({name: position for name, (_, position) in claims.items()}, unmatched, tuple(rivals))
+
+
+class _Index:
+    """Images by their path and by every end of it, each with and without extension."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        self._stems: dict[str, list[str]] = defaultdict(list)
+        self._tails: dict[str, list[str]] = defaultdict(list)
+        self._tail_stems: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            plain = _plain(name)
+            self._paths[plain].append(name)
+            self._stems[_stem(plain)].append(name)
+            for tail in _tails(plain):
+                self._tails[tail].append(name)
+                self._tail_stems[_stem(tail)].append(name)
+
+    def look_up(self, key: str) -> tuple[Closeness, list[str]] | None:
+        """The images that fit a key best, and how well."""
+        whole = self._same(key)
+        if whole is not None:
+            return whole
+        stem = _stem(key)
+        for table, form in ((self._tails, key), (self._tail_stems, key), (self._tails, stem), (self._tail_stems, stem)):
+            if form in table:
+                return Closeness.KEY_IS_TAIL, table[form]
+        ends = (self._same(tail) for tail in _tails(key))
+        return next(((Closeness.IMAGE_IS_TAIL, end[1]) for end in ends if end is not None), None)
+
+    def _same(self, key: str) -> tuple[Closeness, list[str]] | None:
+        stem = _stem(key)
+        attempts = (
+            (self._paths, key, Closeness.SAME),
+            (self._stems, key, Closeness.SAME),
+            (self._paths, stem, Closeness.SAME),
+            (self._stems, stem, Closeness.SAME_BUT_EXTENSION),
+        )
+        return next(((closeness, table[form]) for table, form, closeness in attempts if form in table), None)
+
+
+def _plain(path: str) -> str:
+    """One spelling of a path: macOS takes names apart into letters and accents, tables rarely do."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
 
 
 def _stem(path: str) -> str:
@@ -70,32 +132,7 @@ def _stem(path: str) -> str:
     return path[: -len(suffix)] if suffix.lower() in _SUFFIXES else path
 
 
-def _base(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
-
-
-def _index(names: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Images by relative path, by bare name, and by both without extension."""
-    forms = (str, _base, _stem, lambda path: _stem(_base(path)))
-    out: list[dict[str, list[str]]] = []
-    for form in forms:
-        index: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            index[form(name)].append(name)
-        out.append(dict(index))
-    return out
-
-
-def _look_up(key: str, by_name: Sequence[dict[str, list[str]]]) -> tuple[list[str], bool]:
-    if not by_name:
-        return [], False
-    path, base, path_stem, base_stem = by_name
-    attempts = (
-        (path, key, False),
-        (path_stem, key, False),
-        (path_stem, _stem(key), False),
-        (base, _base(key), True),
-        (base_stem, _base(key), True),
-        (base_stem, _stem(_base(key)), True),
-    )
-    return next(((index[form], is_bare) for index, form, is_bare in attempts if form in index), ([], False))
+def _tails(path: str) -> list[str]:
+    """The path without its first folder, without its first two, and so on, down to the bare name."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(1, len(parts))]

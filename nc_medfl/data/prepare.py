@@ -17,7 +17,15 @@ from typing import Any, Literal
 import numpy as np
 
 from nc_medfl.data import store as stores
-from nc_medfl.data.assemble import Kept, judge, manifest_of, positives_by_split, write_quarantine, write_shards
+from nc_medfl.data.assemble import (
+    Kept,
+    check_rivals,
+    judge,
+    manifest_of,
+    positives_by_split,
+    write_quarantine,
+    write_shards,
+)
 from nc_medfl.data.dicom.quarantine import OUTCOMES
 from nc_medfl.data.dicom.reader import READER_VERSION
 from nc_medfl.data.engine import run_batches
@@ -87,6 +95,8 @@ class PrepareSettings:
             raise UserError(f"--site {self.site}: use 1 to 64 letters, digits, '_', '.' and '-'.")
         if not 16 <= self.size <= 2048:
             raise UserError(f"--size {self.size}: the side of the stored images is 16 to 2048 pixels.")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: give 0 or more.")
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: give 1 or more.")
         if self.uncertain not in (None, "ignore", "zeros", "ones"):
@@ -140,7 +150,7 @@ def prepare(settings: PrepareSettings, progress: Progress | None = None) -> Prep
     vocabulary = load_vocabulary(settings.vocabulary)
     source = _open(settings, vocabulary)
     _check_out(settings)
-    _check_any_match(source)
+    _check_names(source)
     try:
         private_folder(settings.out)
         salt = load_salt(settings.out, settings.salt_file, public=source.public)
@@ -151,6 +161,12 @@ def prepare(settings: PrepareSettings, progress: Progress | None = None) -> Prep
     try:
         records, resumed = _read_all(source, settings, journal, progress or (lambda _done, _all: None))
         return _finish(settings, vocabulary, source, records, salt, journal, resumed)
+    except OSError as error:
+        # Not the error's own text, which names the file: its path may name a patient.
+        raise UserError(
+            f"{settings.out}: the preparation could not go on ({error.strerror or type(error).__name__}). "
+            "Mend that and run again; what is done is kept."
+        ) from error
     finally:
         journal.close()
 
@@ -180,12 +196,13 @@ def _check_out(settings: PrepareSettings) -> None:
         raise UserError(f"{out}: holds other files and is no store. Give a new or empty folder as --out.")
 
 
-def _check_any_match(source: SourceData) -> None:
-    """End before an hour of reading if no label can be about any image."""
+def _check_names(source: SourceData) -> None:
+    """End before an hour of reading if no label can be about any image, or two disagree about one."""
     by_name = join_labels(source.labels.keys, [f.name for f in source.files], {}, match_name=source.match_name)
     by_uid = source.match_uid and any(_UID.fullmatch(key) for key in source.labels.keys)
     if not by_name.label_of and not by_uid:
         raise _no_match(source)
+    check_rivals(by_name, source)
 
 
 def _no_match(source: SourceData) -> UserError:
@@ -264,11 +281,13 @@ def _finish(
     )
     if not join.label_of:
         raise _no_match(source)
+    check_rivals(join, source)
     final, kept = judge(records, join, source, salt)
     counted = Counter(record.outcome for record in final)
     counts: dict[str, int] = {outcome: counted[outcome] for outcome in OUTCOMES if counted[outcome]}
     out = settings.out
-    if kept or not (out / stores.MANIFEST).is_file():
+    older = (out / stores.MANIFEST).is_file()
+    if kept or not older:
         # From here until the manifest is written the folder is no store. One that stands already is not given
         # up for nothing.
         for name in (stores.MANIFEST, stores.INFO):
@@ -277,9 +296,14 @@ def _finish(
         _write_private(out, source, final, kept, join)
     if not kept:
         listed = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
+        why = f"{stores.QUARANTINE} and {FOLDER}/sources.csv under --out say why."
         raise UserError(
-            f"{settings.images}: no image can be used ({listed}). {stores.QUARANTINE} and {FOLDER}/sources.csv "
-            "under --out say why."
+            f"{settings.images}: no image can be used ({listed}). "
+            + (
+                "The earlier store in --out stands as it was; with another --out the reasons are listed."
+                if older
+                else why
+            )
         )
     settings_hash = _hash({"vocabulary": vocabulary.fingerprint, **_pixel_settings(settings)})
     frame = manifest_of(
@@ -368,6 +392,6 @@ def _warnings(source: SourceData, counts: Mapping[str, int], join: Join) -> tupl
         found.append(
             f"{source.labels.contradictory} images are labelled 'No Finding' and with a finding; the finding counts."
         )
-    if source.labels.merged:
-        found.append(f"{source.labels.merged} rows of {source.table} repeat another and are merged.")
+    if merged := source.labels.merged + len({other for _, other in join.rivals}):
+        found.append(f"{merged} rows of {source.table} repeat another and are merged.")
     return tuple(found)

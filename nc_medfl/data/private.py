@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -123,9 +124,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the journal's file."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            # All that was journalled is on disk; what a full disk refused has been told already.
+            with suppress(OSError):
+                stream.close()
 
     def discard(self) -> None:
         """Throw the work away, once the store is complete."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import signal
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import pydicom
 
 from nc_medfl.data.dicom.quarantine import Outcome, Rejected
 from nc_medfl.data.dicom.reader import read_radiograph
+from nc_medfl.data.engine import begin_worker
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph
 from nc_medfl.data.resize import fit_square
 from nc_medfl.data.sources.base import SourceFile, SourceKind
@@ -87,8 +87,8 @@ class Record:
 
 
 def initialise() -> None:
-    """Prepare a worker: one thread, no chatter (pydicom's remarks quote headers), Ctrl-C left to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker: one thread, no chatter (pydicom's remarks quote headers), stopped by its parent only."""
+    begin_worker()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)

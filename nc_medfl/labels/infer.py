@@ -36,7 +36,8 @@ _OTHER_NAMES = frozenset(
         *("seriesnumber", "instancenumber", "portable", "inpatient", "burnedin", "lossy"),
     }
 )
-_LABEL_LIKE = frozenset({"0", "1", "-1", ""})
+_YES_OR_NO = frozenset({"0", "1", "true", "false", "yes", "no", "y", "n", "positive", "negative", "pos", "neg"})
+_LABEL_LIKE = _YES_OR_NO | {"-1", ""}
 
 
 def infer_label_map(
@@ -93,12 +94,12 @@ def _delimited(column: str, vocabulary: Vocabulary) -> Delimited:
 
 
 def _no_stray_finding(table: pd.DataFrame, known: set[str], vocabulary: Vocabulary, where: str) -> None:
-    """Refuse a column of 0, 1, -1 and blanks that nobody accounted for."""
+    """Refuse a column of 0, 1, -1, yes, no and the like that nobody accounted for."""
     for name in map(str, table.columns):
         if name in known or _folded(name) in _OTHER_NAMES:
             continue
         values = {canonical(text) for text in table[name].unique()}
-        if values <= _LABEL_LIKE and values & {"0", "1"}:
+        if values <= _LABEL_LIKE and values & _YES_OR_NO:
             raise UserError(
                 f"{where}: column {suggest([name], vocabulary.findings)} looks like a finding that vocabulary "
                 f"'{vocabulary.name}' doesn't have. Map it with --label-map, or leave it out with "

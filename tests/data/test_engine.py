@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -71,3 +77,51 @@ def test_a_crash_costs_the_one_that_crashed(work):
 def test_workers_that_cannot_start_are_not_blamed_on_the_files(work):
     with pytest.raises(UserError, match="cannot start"):
         run(work, [(0, 1)], 1, work.cannot_start)
+
+
+SLEEPY = """
+import os, sys, time
+from pathlib import Path
+from nc_medfl.data.engine import begin_worker, run_batches
+
+
+def doze(batch):
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    list(run_batches(doze, [(1,), (2,)], workers=2, initialise=begin_worker, split=list, crashed=doze))
+"""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        # A container's first process may leave the dead unburied.
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes as Linux shows them")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent_and_without_a_word_of_their_own(tmp_path, how):
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    (tmp_path / "pids").mkdir()
+    command = [sys.executable, str(tmp_path / "sleepy.py"), str(tmp_path / "pids")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        deadline = time.monotonic() + 30
+        while len(pids := [int(p.name) for p in (tmp_path / "pids").iterdir()]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(pids) == 2
+        if how is signal.SIGINT:
+            # As a terminal does, to all of them; the workers stay until the parent is gone.
+            os.killpg(parent.pid, how)
+            time.sleep(0.3)
+            assert all(_alive(pid) for pid in pids)
+        parent.kill()
+        while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(_alive(pid) for pid in pids)
+        assert "Process" not in (parent.stderr.read() if parent.stderr else "")

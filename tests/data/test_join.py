@@ -19,7 +19,9 @@ NAMES = ["a/one.dcm", "b/two.dcm", "b/three", "c/1.2.840.5.dcm"]
         ("one.dcm", "a/one.dcm"),
         ("two", "b/two.dcm"),
         ("three.dcm", "b/three"),
-        ("elsewhere/two.dcm", "b/two.dcm"),
+        ("/archive/b/two.dcm", "b/two.dcm"),
+        ("archive\\b\\two", "b/two.dcm"),
+        ("two.png", "b/two.dcm"),
         ("1.2.840.5", "c/1.2.840.5.dcm"),
         ("9.8.7.6", "b/two.dcm"),
     ],
@@ -39,7 +41,36 @@ def test_a_path_wins_over_a_bare_name():
     assert join_labels(["a/x.dcm", "b/x.dcm"], names, {}).label_of == {"a/x.dcm": 0, "b/x.dcm": 1}
     both = join_labels(["x"], names, {})
     assert both.label_of == {"a/x.dcm": 0, "b/x.dcm": 0}
-    assert both.by_bare_name == {0}
+    # The row without a folder is about no image of its own once another row names the whole path.
+    named = join_labels(["x", "b/x.dcm", "a/x.dcm"], names, {})
+    assert named.label_of == {"a/x.dcm": 2, "b/x.dcm": 1}
+    assert named.unmatched == (0,)
+
+
+def test_the_label_of_an_absent_image_is_not_taken_by_its_namesake_of_another_patient():
+    # Most archives name the files alike in each patient's folder.
+    names = ["p4/view1.dcm", "p5/view1.dcm"]
+    join = join_labels(["p3/view1.dcm", "p4/view1.dcm"], names, {})
+    assert join.label_of == {"p4/view1.dcm": 1}
+    assert join.unmatched == (0,)
+
+
+def test_keys_that_fit_one_image_equally_well_are_rivals():
+    join = join_labels(["b/two", "one", "b/two.dcm", "1.2.3"], NAMES, {"a/one.dcm": "1.2.3"})
+    assert join.rivals == ((0, 2),)
+    # A UID says more than a name without its folder.
+    assert join.label_of == {"b/two.dcm": 0, "a/one.dcm": 3}
+    assert join.unmatched == (1,)
+
+
+def test_letters_taken_apart_into_letter_and_accent_are_the_same():
+    assert join_labels(["Mu\u0308ller 1.dcm"], ["M\u00fcller 1.dcm"], {}).label_of == {"M\u00fcller 1.dcm": 0}
+
+
+def test_a_hundred_thousand_namesakes_are_joined_at_once():
+    names = [f"p{number}/s1/view1.dcm" for number in range(100_000)]
+    join = join_labels([f"archive/{name}" for name in names], names, {})
+    assert join.label_of == {name: number for number, name in enumerate(names)}
 
 
 def test_uids_are_no_file_names_where_the_map_says_so():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +218,18 @@ def test_one_label_by_bare_name_cannot_be_about_two_images(hospital, make_dicom,
     make_dicom(hospital / "images" / "c" / "im01.dcm", picture[:, ::-1].copy(), PatientID="other")
     text = (hospital / "labels.csv").read_text().replace("a/", "").replace("b/", "")
     (hospital / "labels.csv").write_text(text)
-    with pytest.raises(UserError, match=r"row 3 names a file that stands in several folders"):
+    with pytest.raises(UserError, match=r"row 3 fits several different images"):
         prepare(settings(hospital))
+
+
+def test_rows_that_name_one_image_in_two_ways_must_agree(hospital):
+    # Row 3 says a/im01.dcm has an effusion.
+    table = (hospital / "labels.csv").read_text()
+    (hospital / "labels.csv").write_text(table + "a/im01,1,1,,50\n")
+    assert "1 rows of labels.csv repeat another" in " ".join(prepare(settings(hospital)).warnings)
+    (hospital / "labels.csv").write_text(table + "a/im01,0,1,,50\n")
+    with pytest.raises(UserError, match=r"labels.csv: rows 3 and 14 are about one image"):
+        prepare(settings(hospital, "other"))
 
 
 def test_a_broken_file_is_quarantined_with_the_others_kept(hospital):
@@ -240,6 +251,7 @@ def test_a_broken_file_is_quarantined_with_the_others_kept(hospital):
         ({"out": "images/store"}, "lies in the images folder"),
         ({"out": "void2"}, "holds other files and is no store"),
         ({"size": 4}, "--size 4"),
+        ({"seed": -1}, "--seed -1"),
         ({"fractions": (0.9, 0.9, 0.1)}, "add up to 1"),
         ({"site": "St. Mary's"}, "--site"),
         ({"vocabulary": "nih15"}, "no vocabulary"),
@@ -277,9 +289,23 @@ def test_no_usable_image_is_an_error_and_an_older_store_stands(hospital, make_di
     before = public(hospital / "store")
     for path in (hospital / "images").rglob("*.dcm"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no image can be used .*empty_file 12"):
+    with pytest.raises(UserError, match=r"no image can be used .*empty_file 12.*earlier store .* stands as it was"):
         prepare(settings(hospital))
     assert public(hospital / "store") == before
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_after_it(hospital):
+    # A limit on the size of a file stands in for the disk: the small squares are kept, the shard of all is too big.
+    soft, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 32 * 32, most))
+    try:
+        with pytest.raises(UserError, match=r"store: the preparation could not go on \(File too large\)"):
+            prepare(settings(hospital))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, most))
+    assert prepare(settings(hospital)).resumed > 0
+    prepare(settings(hospital, "undisturbed"))
+    assert public(hospital / "store") == public(hospital / "undisturbed")
 
 
 def test_real_nih_pictures_are_kept_to_the_bit(shared_data, tmp_path):

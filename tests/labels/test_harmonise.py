@@ -216,6 +216,7 @@ def test_nih_columns_are_read_by_default():
             r"'Cardiomegalie' \(did you mean 'Cardiomegaly'\?\) looks like a finding",
         ),
         ("file,Effusion,Fracture a,1,0", {}, "--ignore-column 'Fracture'"),
+        ("file,Effusion,Fracture a,1,TRUE b,0,No", {}, "--ignore-column 'Fracture'"),
         ("file,comment a,fine", {}, "no column is named like a finding.*--label-map"),
         ("file,Effusion a,1", {"ignore_columns": ["Fracture"]}, "--ignore-column Fracture: no such column"),
         ("file,Effusion a,1", {"image_column": "image"}, "no column 'image'"),

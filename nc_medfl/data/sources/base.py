@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import os
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ from nc_medfl.errors import UserError
 from nc_medfl.labels import HarmonisedLabels
 
 SourceKind = Literal["dicom", "picture"]
+
+#: What stands in rows and never names a column: an image's file name, a UID.
+_NO_COLUMN_NAME = re.compile(r".*\.(dcm|dicom|ima|png|jpe?g|tiff?)|[\d.]+(\.\d+){3,}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a label table as texts: CSV with commas, semicolons or tabs, possibly gzipped.
 
     Raises:
-        UserError: if it is missing, unreadable, without rows, or repeats a column.
+        UserError: if it is missing, unreadable, without header or rows, or repeats a column.
     """
     text = _text_of(path)
     first = text.lstrip().split("\n", 1)[0]
@@ -104,16 +109,14 @@ def read_table(path: Path) -> pd.DataFrame:
     separator = max((",", ";", "\t"), key=first.count)
     try:
         rows = [
-            row
+            _without_blank_end(row)
             for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
             if any(cell.strip() for cell in row)
         ]
     except csv.Error as error:
         raise UserError(f"{path.name}: not readable as CSV ({error}). Save it as CSV with commas.") from error
     header, body = [name.strip() for name in rows[0]], rows[1:]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path.name}: column '{repeated[0]}' stands twice. Rename one of them.")
+    _check_header(header, path)
     if not body:
         raise UserError(f"{path.name}: has a header and no rows. Give the table of labels as --labels.")
     ragged = next((number for number, row in enumerate(body, 2) if len(row) > len(header)), None)
@@ -127,6 +130,23 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
+def _without_blank_end(row: list[str]) -> list[str]:
+    """A row without the empty cells behind its last one: spreadsheets save columns that were once in use."""
+    end = len(row)
+    while end and not row[end - 1].strip():
+        end -= 1
+    return row[:end]
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    if any(_NO_COLUMN_NAME.fullmatch(name) for name in header):
+        # The first row is not quoted: it may name a patient.
+        raise UserError(f"{path.name}: its first row is about an image. Put a row of column names above it.")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path.name}: column '{repeated[0]}' stands twice. Rename one of them.")
+
+
 def _text_of(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the table of labels as --labels.")
@@ -134,9 +154,17 @@ def _text_of(path: Path) -> str:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read. Check the file and its permissions.") from error
+    text = _decoded(content)
+    if content[:4] == b"PK\x03\x04" or "\0" in text:
+        raise UserError(f"{path.name}: is no text file. Save the table of labels as CSV.")
+    return text
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, UTF-16 where a mark says so (a spreadsheet's Unicode text), else Latin-1."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
+from nc_medfl.data.engine import begin_worker, quiet_start
 from nc_medfl.data.synthetic.drawing import draw_radiograph
 from nc_medfl.data.synthetic.hospitals import DEFAULT_HOSPITALS, Hospital
 from nc_medfl.data.synthetic.prevalence import sample_findings
@@ -213,10 +214,15 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[int]:
         return
     # Fresh processes: a fork of one that already runs threads (torch, OpenCV) may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(batches)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(_make_batch, batches)
+    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context, initializer=_begin) as pool:
+        with quiet_start():
+            done = pool.map(_make_batch, batches)
+        yield from done
+
+
+def _begin() -> None:
+    begin_worker()
+    cv2.setNumThreads(1)
 
 
 def _make_batch(tasks: Sequence[_Task]) -> int:
