@@ -19,6 +19,8 @@ from nc_medfl.cli.report import report
 from nc_medfl.cli.run import run
 from nc_medfl.errors import NcMedflError
 
+_STOPPED = 130
+
 app = typer.Typer(
     name="nc-medfl",
     help="One multi-label chest X-ray model across hospitals that see different diseases; no image leaves a site.",
@@ -57,9 +59,12 @@ def guarded(command: typer.Typer) -> None:
             raise
         console.print(f"nc-medfl: {error}", markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer turns Ctrl-C into an exit of its own.
+        if isinstance(end, SystemExit) and end.code != _STOPPED:
+            raise
         console.print("nc-medfl: stopped.", markup=False)
-        sys.exit(130)
+        sys.exit(_STOPPED)
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 
 Environment = Annotated[str, typer.Option("--env", help="Where to run: sim (FLARE's simulator on this machine).")]
-Sites = Annotated[Path, typer.Option(help="Folder with <site>/site.yaml or <site>.yaml, as 'partition' writes it.")]
+Sites = Annotated[
+    Path, typer.Option(help="Folder with SITE/site.yaml or SITE.yaml for each site, as 'partition' writes it.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given often.")
 ]

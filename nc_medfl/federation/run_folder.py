@@ -127,7 +127,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_JSON
     try:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise UserError(f"{folder}: no {RUN_JSON}, so not a run. Give the --out of 'nc-medfl run'.") from error
     except ValueError as error:
         raise UserError(f"{path}: damaged. Run the job again.") from error

@@ -27,7 +27,10 @@ def site_files(folder: str | Path) -> dict[str, Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Give --sites a folder that 'nc-medfl partition' wrote.")
+        raise UserError(
+            f"{folder}: no such folder. Give --sites a folder with <site>/site.yaml for each site, "
+            "as 'nc-medfl partition' writes it."
+        )
     beside = [path for path in folder.glob("*.yaml") if not path.name.endswith(".example.yaml")]
     candidates = sorted([*folder.glob("*/site.yaml"), *beside])
     found: dict[str, Path] = {}
@@ -37,7 +40,10 @@ def site_files(folder: str | Path) -> dict[str, Path]:
             raise UserError(f"{path}: site '{name}' is also described in {found[name]}. Keep one of them.")
         found[name] = path
     if not found:
-        raise UserError(f"{folder}: no site.yaml in it. Give --sites a folder with <site>/site.yaml or <site>.yaml.")
+        raise UserError(
+            f"{folder}: no site.yaml in it. Put <site>/site.yaml there, with 'name:' and 'store:' in it "
+            "(see site_configs/site.example.yaml)."
+        )
     return dict(sorted(found.items()))
 
 

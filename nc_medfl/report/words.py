@@ -119,9 +119,12 @@ def _range_of_sites(data: RunTables) -> str:
     if len(defined) < 2:
         return ""
     low, high = min(defined, key=lambda s: defined[s]), max(defined, key=lambda s: defined[s])
+    rows = [data.cell(site, "macro", "auc") for site in (low, high)]
+    told = all(row is not None and not np.isnan(float(row["low"])) for row in rows)
+    chance = "their intervals below say how much" if told else "not all have an interval to say how much"
     return (
-        f"Between sites it runs from {decimal(defined[low])} at {low} to {decimal(defined[high])} at {high}; their "
-        "intervals below say how much of that may be chance."
+        f"Between sites it runs from {decimal(defined[low])} at {low} to {decimal(defined[high])} at {high}; {chance} "
+        "of that may be chance."
     )
 
 

@@ -86,9 +86,7 @@ def load_model(path: Path) -> tuple[Network, JobSettings, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such model file. Give a run folder that finished, or its model_best.pt."
-        ) from error
+        raise UserError(f"{path}: no such model file. A run that was stopped has none: run it again.") from error
     except Exception as error:  # torch raises many kinds for a file that is not one of its own
         raise UserError(f"{path}: not a model file of nc_medfl. Give the model_best.pt of a run.") from error
     if not isinstance(content, dict) or not {"state_dict", "settings", "fingerprints"} <= set(content):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nc_medfl.errors import UserError
-from nc_medfl.federation.run_folder import fresh_folder
+from nc_medfl.federation.run_folder import fresh_folder, read_run
 
 
 def test_a_folder_is_emptied_only_if_a_run_made_it(tmp_path: Path) -> None:
@@ -41,3 +41,9 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         fresh_folder(tmp_path / "file")
     with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
         fresh_folder(tmp_path / "file" / "below")
+
+
+def test_a_file_in_place_of_a_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model_best.pt").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"no run.json, so not a run"):
+        read_run(tmp_path / "model_best.pt")
