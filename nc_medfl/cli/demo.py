@@ -53,7 +53,8 @@ def demo(
 
 def _hospitals(out: Path, patients: int, seed: int) -> None:
     """Draw the hospitals and prepare each, as each would at home."""
-    from nc_medfl.data.prepare import PrepareSettings, default_workers, prepare
+    from nc_medfl.data.prepare import prepare
+    from nc_medfl.data.settings import PrepareSettings, default_workers
     from nc_medfl.data.synthetic import make_hospitals
 
     with progress_bar("drawing synthetic hospitals") as advance:

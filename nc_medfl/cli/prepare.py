@@ -8,8 +8,9 @@ from typing import Annotated, Literal, cast
 import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
-from nc_medfl.data.prepare import PrepareSettings, PrepareSummary, default_workers
+from nc_medfl.data.prepare import PrepareSummary
 from nc_medfl.data.prepare import prepare as run_prepare
+from nc_medfl.data.settings import PrepareSettings, default_workers
 from nc_medfl.errors import UserError
 
 

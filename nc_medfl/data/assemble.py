@@ -60,38 +60,55 @@ def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes
     """
     final: list[Record] = []
     kept: list[Kept] = []
-    seen_uids: set[str] = set()
-    seen_pixels: set[str] = set()
+    seen = _Seen()
     for record in records:
         label = join.label_of.get(record.name)
         patients = source.labels.patients
         patient = record.identity.patient_id
         if label is not None and patients is not None:
             patient = patients[label]
-        outcome, detail = _outcome(record, label, patient, seen_uids, seen_pixels)
+        outcome, detail = _outcome(record, label, patient, seen)
         final.append(replace(record, outcome=outcome, detail=detail))
         if outcome == "ok" and label is not None:
-            seen_uids.add(record.identity.sop_uid)
-            seen_pixels.add(record.pixel_sha256)
+            seen.add(record, patient)
             kept.append(Kept(record, label, patient, keyed_hash(salt, "sample", record.source_sha256)))
     _one_image_a_row(kept, source)
     return final, sorted(kept, key=lambda image: image.sample_id)
 
 
-def _outcome(
-    record: Record, label: int | None, patient: str, seen_uids: set[str], seen_pixels: set[str]
-) -> tuple[Outcome, str]:
+class _Seen:
+    """Images kept so far, by UID and by pixels."""
+
+    def __init__(self) -> None:
+        self._pixels_of: dict[str, str] = {}
+        self._patient_of: dict[str, str] = {}
+
+    def add(self, record: Record, patient: str) -> None:
+        if record.identity.sop_uid:
+            self._pixels_of[record.identity.sop_uid] = record.pixel_sha256
+        self._patient_of[record.pixel_sha256] = patient
+
+    def judge(self, record: Record, patient: str) -> tuple[Outcome, str]:
+        """Whether an image came before: as it is, with other pixels, or under another patient."""
+        owner = self._patient_of.get(record.pixel_sha256)
+        if owner is not None and owner != patient:
+            return "duplicate_pixels", "its pixels were seen under another patient"
+        pixels = self._pixels_of.get(record.identity.sop_uid)
+        if pixels is not None and pixels != record.pixel_sha256:
+            return "duplicate_uid", "its SOP Instance UID was seen with other pixels"
+        if owner is not None:
+            return "duplicate_image", "this patient's image was seen before"
+        return "ok", record.detail
+
+
+def _outcome(record: Record, label: int | None, patient: str, seen: _Seen) -> tuple[Outcome, str]:
     if record.outcome != "ok":
         return record.outcome, record.detail
     if label is None:
         return "no_label", "the label table has no row for it"
     if not patient:
         return "no_patient_id", "the patient's identifier is empty"
-    if record.identity.sop_uid and record.identity.sop_uid in seen_uids:
-        return "duplicate_uid", "its SOP Instance UID was seen before"
-    if record.pixel_sha256 in seen_pixels:
-        return "duplicate_pixels", "its pixels were seen before"
-    return "ok", record.detail
+    return seen.judge(record, patient)
 
 
 def check_rivals(join: Join, source: SourceData) -> None:

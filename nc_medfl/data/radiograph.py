@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nc_medfl.data.picture import Picture
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -16,6 +18,7 @@ class Identity:
     patient_id: str = ""
     study_uid: str = ""
     sop_uid: str = ""
+    accession: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Radiograph:
     """A readable radiograph.
 
     Attributes:
-        pixels: float32 ``[rows, cols]`` in [0, 1]; bone is bright, air is dark.
+        picture: grey levels and what they show; bone is bright, air is dark.
         pixel_sha256: hash of the decoded stored values (:func:`pixel_hash`).
         aspect: physical height of a pixel over its width.
         facts: what may stand in the manifest.
@@ -51,12 +54,17 @@ class Radiograph:
         notes: decisions taken while reading, without identifiers.
     """
 
-    pixels: npt.NDArray[np.float32]
+    picture: Picture
     pixel_sha256: str
     aspect: float
     facts: Facts
     identity: Identity
     notes: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """The display image at full size, float32 ``[rows, cols]`` in [0, 1]."""
+        return self.picture.display()
 
 
 def pixel_hash(stored: npt.NDArray[np.generic]) -> str:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+Box = tuple[int, int, int, int]
 
-def fit_square(
-    pixels: npt.NDArray[np.float32], size: int, aspect: float = 1.0
-) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int, int]]:
+
+def fitted_box(rows: int, cols: int, size: int, aspect: float = 1.0) -> Box:
+    """Where a picture lies in its square: (top, left, height, width), the long side fitted, centred.
+
+    Args:
+        rows: of the picture.
+        cols: of the picture.
+        size: side of the square, pixels.
+        aspect: physical height of a source pixel over its width.
+    """
+    tall = rows * aspect
+    scale = size / max(tall, cols)
+    height = min(size, max(1, round(tall * scale)))
+    width = min(size, max(1, round(cols * scale)))
+    return (size - height) // 2, (size - width) // 2, height, width
+
+
+def fit_square(pixels: npt.NDArray[np.float32], size: int, aspect: float = 1.0) -> tuple[npt.NDArray[np.uint8], Box]:
     """Fit the long side to ``size``, centre, and pad with zeros.
 
     A side that shrinks is averaged over areas, a side that grows is interpolated linearly.
@@ -23,24 +41,20 @@ def fit_square(
         uint8 ``[size, size]``, and (top, left, height, width) of the picture inside it.
     """
     rows, cols = pixels.shape
-    tall = rows * aspect
-    scale = size / max(tall, cols)
-    height = min(size, max(1, round(tall * scale)))
-    width = min(size, max(1, round(cols * scale)))
-    small = _resize(pixels, height, width)
-    top, left = (size - height) // 2, (size - width) // 2
-    square = np.zeros((size, size), dtype=np.uint8)
-    square[top : top + height, left : left + width] = np.rint(np.clip(small, 0.0, 1.0) * 255.0)
-    return square, (top, left, height, width)
-
-
-def _resize(pixels: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
-    rows, cols = pixels.shape
+    box = fitted_box(rows, cols, size, aspect)
+    top, left, height, width = box
     # cv2's area average is one only where both sides shrink, so shrink first and enlarge after.
-    down = (min(rows, height), min(cols, width))
-    out: npt.NDArray[np.float32] = np.ascontiguousarray(pixels)
-    if down != (rows, cols):
-        out = cv2.resize(out, (down[1], down[0]), interpolation=cv2.INTER_AREA)
-    if down != (height, width):
+    out = shrink(pixels, min(rows, height), min(cols, width))
+    if out.shape != (height, width):
         out = cv2.resize(out, (width, height), interpolation=cv2.INTER_LINEAR)
+    square = np.zeros((size, size), dtype=np.uint8)
+    square[top : top + height, left : left + width] = np.rint(np.clip(out, 0.0, 1.0) * 255.0)
+    return square, box
+
+
+def shrink(pixels: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    """Average over areas to ``[height, width]``, neither more than the picture has; integers are rounded."""
+    out: npt.NDArray[Any] = np.ascontiguousarray(pixels)
+    if out.shape != (height, width):
+        out = cv2.resize(out, (width, height), interpolation=cv2.INTER_AREA)
     return out

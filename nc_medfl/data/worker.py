@@ -21,7 +21,6 @@ from nc_medfl.data.dicom.quarantine import Outcome, Rejected
 from nc_medfl.data.dicom.reader import read_radiograph
 from nc_medfl.data.engine import begin_worker
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph
-from nc_medfl.data.resize import fit_square
 from nc_medfl.data.sources.base import SourceFile, SourceKind
 from nc_medfl.data.sources.nih import read_picture
 from nc_medfl.errors import UserError
@@ -132,7 +131,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         raise UserError(
             f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
         ) from error
-    square, box = fit_square(radiograph.pixels, batch.size, radiograph.aspect)
+    square, box = radiograph.picture.fit(batch.size, radiograph.aspect)
     record = Record(
         file.name,
         size,

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nc_medfl.data.prepare import PrepareSettings, prepare
+from nc_medfl.data.prepare import prepare
+from nc_medfl.data.settings import PrepareSettings
 from nc_medfl.data.store import open_store
 from nc_medfl.errors import UserError
 
@@ -178,17 +179,19 @@ def test_without_a_salt_file_one_is_made_and_used_again(hospital):
     assert contents(hospital / "store") == first
 
 
-def test_duplicates_are_left_out_and_counted(hospital, make_dicom, picture):
+def test_each_kind_of_duplicate_has_its_own_outcome(hospital, make_dicom, picture):
     images = hospital / "images"
+    uid = str(pydicom.dcmread(images / "a" / "im01.dcm").SOPInstanceUID)
+    make_dicom(images / "z_uid.dcm", np.ascontiguousarray(np.flipud(picture)), SOPInstanceUID=uid)
     (images / "z_copy.dcm").write_bytes((images / "a" / "im01.dcm").read_bytes())
     pixels = np.roll(picture, 3, axis=0) + np.uint16(3)  # those of im03, under another patient and UID
     make_dicom(images / "z_same.dcm", pixels, PatientID="somebody")
     with (hospital / "labels.csv").open("a") as stream:
-        stream.write("z_copy.dcm,1,0,,\nz_same.dcm,1,0,,\n")
+        stream.write("z_copy.dcm,1,0,,\nz_same.dcm,1,0,,\nz_uid.dcm,1,0,,\n")
     summary = prepare(settings(hospital))
-    assert summary.counts == {"ok": 12, "duplicate_uid": 1, "duplicate_pixels": 1}
+    assert summary.counts == {"ok": 12, "duplicate_uid": 1, "duplicate_pixels": 1, "duplicate_image": 1}
     quarantine = pd.read_csv(hospital / "store" / "quarantine.csv")
-    assert sorted(quarantine["outcome"]) == ["duplicate_pixels", "duplicate_uid"]
+    assert sorted(quarantine["outcome"]) == ["duplicate_image", "duplicate_pixels", "duplicate_uid"]
     assert list(quarantine.columns) == ["source_sha256", "outcome", "remedy"]
 
 

@@ -66,6 +66,7 @@ def identity_of(dataset: Any) -> Identity:
         patient_id=text(dataset, "PatientID"),
         study_uid=text(dataset, "StudyInstanceUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
+        accession=text(dataset, "AccessionNumber"),
     )
 
 

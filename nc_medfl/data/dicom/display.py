@@ -6,7 +6,7 @@ cost is one table look-up a pixel. The order follows PS3.3 C.11.1, C.11.2 and PS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nc_medfl.data.dicom.deidentify import integer, numbers, text, value
 from nc_medfl.data.dicom.quarantine import Rejected
+from nc_medfl.data.picture import MAX_LEVELS, Picture, counts_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,16 +30,21 @@ class Display:
     """A display image and how it came about.
 
     Attributes:
-        pixels: float32 ``[rows, cols]`` in [0, 1], bone bright.
+        picture: grey levels and what they show, bone bright.
         voi_source: ``voi_lut``, ``window:LINEAR``, ``window:LINEAR_EXACT``, ``window:SIGMOID`` or ``percentile``.
         inverted: whether the photometric interpretation was MONOCHROME1.
         notes: decisions worth telling.
     """
 
-    pixels: npt.NDArray[np.float32]
+    picture: Picture
     voi_source: str
     inverted: bool
     notes: tuple[str, ...]
+
+    @property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """The display image at full size, float32 ``[rows, cols]`` in [0, 1]."""
+        return self.picture.display()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def to_display(stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool)
     Raises:
         Rejected: ``constant_image`` if all pixels but padding have one value.
     """
-    levels, index, counts = _grey_levels(stored)
+    picture, levels, counts = _grey_levels(stored)
     padding = _is_padding(levels, dataset)
     counts = np.where(padding, 0, counts)
     if np.count_nonzero(counts) < 2:
@@ -103,8 +109,8 @@ def to_display(stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool)
         shown = 1.0 - shown
         notes.append("MONOCHROME1 inverted")
     shown[padding] = 0.0
-    pixels: npt.NDArray[np.float32] = shown.astype(np.float32)[index]
-    return Display(pixels, source, inverted, tuple(notes))
+    picture = replace(picture, table=shown.astype(np.float32), smooth=picture.smooth and not padding.any())
+    return Display(picture, source, inverted, tuple(notes))
 
 
 def modality_values(levels: Floats, dataset: Any, notes: list[str]) -> Floats:
@@ -206,17 +212,16 @@ def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, 
     return float(values[order[low]]), float(values[order[high]])
 
 
-def _grey_levels(
-    stored: npt.NDArray[np.generic],
-) -> tuple[Floats, npt.NDArray[np.integer[Any]], npt.NDArray[np.int64]]:
-    """Grey levels ``[K]``, each pixel's index into them ``[rows, cols]``, and pixels a level ``[K]``."""
-    low, high = int(stored.min()), int(stored.max())
-    if high - low < 2**17:
-        index = stored.astype(np.int64) - low
-        counts = np.bincount(index.ravel(), minlength=high - low + 1)
-        return np.arange(low, high + 1, dtype=np.float64), index, counts.astype(np.int64)
-    found, places, counts = np.unique(stored, return_inverse=True, return_counts=True)
-    return found.astype(np.float64), places.reshape(stored.shape), counts.astype(np.int64)
+def _grey_levels(stored: npt.NDArray[np.generic]) -> tuple[Picture, Floats, npt.NDArray[np.int64]]:
+    """The picture without a table yet, its grey levels ``[K]``, and pixels a level ``[K]``."""
+    empty = np.zeros(0, dtype=np.float32)
+    integers = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    if int(integers.max()) - int(integers.min()) < MAX_LEVELS:
+        first, counts = counts_of(integers)
+        return Picture(integers, first, empty), np.arange(first, first + len(counts), dtype=np.float64), counts
+    found, places, counts = np.unique(integers, return_inverse=True, return_counts=True)
+    ranks = places.reshape(integers.shape).astype(np.int64)
+    return Picture(ranks, 0, empty, smooth=False), found.astype(np.float64), counts.astype(np.int64)
 
 
 def _is_padding(levels: Floats, dataset: Any) -> npt.NDArray[np.bool_]:

@@ -25,6 +25,7 @@ Outcome = Literal[
     "burned_in",
     "duplicate_uid",
     "duplicate_pixels",
+    "duplicate_image",
     "no_label",
 ]
 
@@ -51,8 +52,9 @@ REMEDIES: dict[Outcome, str] = {
     "constant_image": "Check the exposure; every pixel has the same value.",
     "no_patient_id": "Give each file a pseudonymous PatientID; splits by patient need it.",
     "burned_in": "Remove the text burned into the pixels, or leave the image out.",
-    "duplicate_uid": "Nothing to do; another file with this SOP Instance UID is kept.",
-    "duplicate_pixels": "Nothing to do; another file with these pixels is kept.",
+    "duplicate_uid": "Find out at the source which one is right; another image has this SOP Instance UID.",
+    "duplicate_pixels": "Find out at the source whose image it is; another patient has these pixels.",
+    "duplicate_image": "Nothing to do; this patient's image is kept once.",
     "no_label": "Add a row for this image to the label table, or leave the image out.",
 }
 

@@ -24,7 +24,7 @@ from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.radiograph import Facts, Radiograph, pixel_hash
 
 #: Part of the settings hash: raise it whenever the same file gives other pixels.
-READER_VERSION = 1
+READER_VERSION = 2
 MAX_PIXELS = 2**27
 #: A file of more bytes can't be one radiograph of at most 2^27 pixels.
 MAX_BYTES = 4 * MAX_PIXELS + 2**26
@@ -84,7 +84,7 @@ def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY) -> Radiograph:
         facts = _facts(dataset, syntax, display, spacing)
         identity = deidentify.identity_of(dataset)
     notes = (*display.notes, *((note,) if note else ()))
-    return Radiograph(display.pixels, pixel_hash(stored), aspect, facts, identity, notes)
+    return Radiograph(display.picture, pixel_hash(stored), aspect, facts, identity, notes)
 
 
 def parse(content: bytes) -> Dataset:

@@ -29,12 +29,15 @@ class SourceFile:
     """One file of an images folder.
 
     Attributes:
-        name: its path relative to that folder, with ``/``; the order of preparation.
-        path: where it lies.
+        name: its path relative to that folder, with ``/``; the order of preparation. Of a member of an archive:
+            the archive's path, then the member's.
+        path: where it lies, itself or the archive.
+        member: which member of the archive it is; empty where the file is the image.
     """
 
     name: str
     path: Path
+    member: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pandas as pd
 from nc_medfl.data.dicom.deidentify import age_of, sex_of, view_of
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.dicom.reader import DEFAULT_POLICY, MAX_PIXELS
+from nc_medfl.data.picture import Picture
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
 from nc_medfl.data.sources.base import SourceData, list_files, read_table
 from nc_medfl.data.sources.dicom import override
@@ -119,12 +120,13 @@ def read_picture(path: str | Path) -> Radiograph:
     if stored.min() == stored.max():
         raise Rejected("constant_image", "all pixels have one value")
     bits = 8 * stored.dtype.itemsize
-    pixels = stored.astype(np.float32) / np.float32(2**bits - 1)
+    top = 2**bits - 1
+    picture = Picture(stored, 0, np.arange(top + 1, dtype=np.float32) / np.float32(top))
     facts = Facts(
         rows=stored.shape[0], cols=stored.shape[1], bits=bits, photometric="MONOCHROME2", voi_source="full_range"
     )
     study = hashlib.sha256(content).hexdigest()
-    return Radiograph(pixels, pixel_hash(stored), 1.0, facts, Identity(study_uid=study))
+    return Radiograph(picture, pixel_hash(stored), 1.0, facts, Identity(study_uid=study))
 
 
 def _check_png(content: bytes) -> None:
