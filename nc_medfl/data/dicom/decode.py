@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Literal
 
 import imagecodecs
@@ -26,10 +25,15 @@ RLE = "1.2.840.10008.1.2.5"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: Transfer syntaxes without encapsulation: implicit and explicit little endian, deflated, big endian.
 NATIVE = frozenset(f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.99", ".2"))
+#: Native pixels wrapped as a fragment.
+_WRAPPED = "1.2.840.10008.1.2.1.98"
 _LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 203))
 _LOSSLESS_OF_CODEC = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 90, 92, 201, 202))
 
 _END = b"\xff\xd9"
+#: Bytes that no decoder takes for nothing: a mix of ones and zeros without a marker.
+_MORE = bytes(range(1, 128)) * 8
+_ITEM = b"\xfe\xff\x00\xe0"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
@@ -56,18 +60,24 @@ def decode_frame(dataset: Any, transfer_syntax: str) -> Stored:
     bits = integer(dataset, "BitsAllocated")
     if bits not in (8, 16, 32):
         raise Rejected("undecodable", "BitsAllocated is not 8, 16 or 32")
-    if transfer_syntax in NATIVE:
-        return _stored_bits(_native(dataset, transfer_syntax, bits), dataset, None, clip=False)
-    if transfer_syntax == RLE:
-        return _stored_bits(_run_length(dataset, bits), dataset, None, clip=False)
+    # What the pixel data are decides, where a writer compressed them and forgot to say so.
+    wrapped = bool(dataset.PixelData[:4] == _ITEM and getattr(dataset["PixelData"], "is_undefined_length", False))
+    if transfer_syntax in NATIVE and not wrapped:
+        return _stored_bits(_native(dataset.PixelData, dataset, transfer_syntax, bits), dataset, None, clip=False)
+    if not dataset.PixelData.startswith(_ITEM):
+        raise Rejected("undecodable", "a compressed or unknown transfer syntax, and no compressed frame")
     frame = _frame(dataset)
+    if transfer_syntax == RLE:
+        return _stored_bits(_run_length(frame, dataset, bits), dataset, None, clip=False)
+    if transfer_syntax == _WRAPPED:
+        return _stored_bits(_native(frame, dataset, transfer_syntax, bits), dataset, None, clip=False)
     codec, precision = _check_frame(frame, dataset)
-    return _stored_bits(_run_codec(codec, frame, dataset), dataset, precision, clip=is_lossy(transfer_syntax) is True)
+    decoded = _run_codec(codec, frame, precision, dataset)
+    return _stored_bits(decoded, dataset, precision, clip=is_lossy(transfer_syntax) is True)
 
 
-def _native(dataset: Any, transfer_syntax: str, bits: int) -> Stored:
+def _native(raw: bytes, dataset: Any, transfer_syntax: str, bits: int) -> Stored:
     rows, cols = _shape(dataset)
-    raw: bytes = dataset.PixelData
     length = rows * cols * bits // 8
     if len(raw) < length:
         raise Rejected("truncated", "pixel data shorter than Rows x Columns")
@@ -75,13 +85,14 @@ def _native(dataset: Any, transfer_syntax: str, bits: int) -> Stored:
     if big and bits == 8 and dataset["PixelData"].VR == "OW":
         # Bytes in 16-bit words come swapped (PS3.5 section 8.2 and annex A.3).
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
+    if len(raw) < length:
+        raise Rejected("truncated", "pixel data shorter than Rows x Columns")
     array = np.frombuffer(raw[:length], dtype=f"{'>' if big else '<'}u{bits // 8}")
     return array.reshape(rows, cols)
 
 
-def _run_length(dataset: Any, bits: int) -> Stored:
+def _run_length(frame: bytes, dataset: Any, bits: int) -> Stored:
     """RLE: one PackBits segment a byte plane, the most significant plane first (PS3.5 annex G)."""
-    frame = _frame(dataset)
     rows, cols = _shape(dataset)
     planes = bits // 8
     if len(frame) < 64:
@@ -121,29 +132,32 @@ def _check_frame(frame: bytes, dataset: Any) -> tuple[Codec, int]:
     parsed = _jpeg2000_header(frame) or _jpeg_header(frame)
     if parsed is None:
         raise Rejected("undecodable", "the frame has no JPEG or JPEG 2000 header")
-    codec, rows, cols, precision = parsed
+    codec, rows, cols, precision, components = parsed
     end = frame.rfind(_END)
     # An odd frame is padded by one byte; writers are seen to pad with zeros or with 0xFF.
     if end < 0 or frame[end + 2 :].strip(b"\0\xff"):
         raise Rejected("truncated", "the compressed frame has no end marker")
     if (rows, cols) != _shape(dataset):
         raise Rejected("undecodable", "the compressed frame has another size than Rows x Columns")
+    if components != 1:
+        raise Rejected("undecodable", "the compressed frame has several components")
     return codec, precision
 
 
-def _jpeg2000_header(frame: bytes) -> tuple[Codec, int, int, int] | None:
+def _jpeg2000_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
     if start < 0 or len(frame) < start + 43 or frame[:2] == b"\xff\xd8":
         return None
     right, bottom, left, top = struct.unpack(">4I", frame[start + 8 : start + 24])
-    return "jpeg2000", bottom - top, right - left, (frame[start + 42] & 0x7F) + 1
+    components = int.from_bytes(frame[start + 40 : start + 42], "big")
+    return "jpeg2000", bottom - top, right - left, (frame[start + 42] & 0x7F) + 1, components
 
 
-def _jpeg_header(frame: bytes) -> tuple[Codec, int, int, int] | None:
+def _jpeg_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
     if frame[:2] != b"\xff\xd8":
         return None
     at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
+    while at + 10 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
@@ -151,7 +165,7 @@ def _jpeg_header(frame: bytes) -> tuple[Codec, int, int, int] | None:
         if marker in _START_OF_FRAME:
             precision, rows, cols = struct.unpack(">BHH", frame[at + 4 : at + 9])
             codec: Codec = "jpeg_ls" if marker == 0xF7 else "jpeg_lossless" if marker == 0xC3 else "jpeg"
-            return codec, rows, cols, precision
+            return codec, rows, cols, precision, frame[at + 9]
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None
 
@@ -165,19 +179,39 @@ _DECODERS: dict[Codec, tuple[Callable[[bytes], Stored], ...]] = {
     "jpeg": (imagecodecs.jpeg8_decode,),
     "jpeg_lossless": (imagecodecs.jpeg8_decode, imagecodecs.jpegsof3_decode),
     "jpeg_ls": (imagecodecs.jpegls_decode,),
-    "jpeg2000": (_jpeg2000, imagecodecs.htj2k_decode),
+    # OpenJPEG reads HTJ2K too, and unlike OpenJPH it refuses a frame that ends early.
+    "jpeg2000": (_jpeg2000,),
 }
 
 
-def _run_codec(codec: Codec, frame: bytes, dataset: Any) -> Stored:
-    first, *others = _DECODERS[codec]
+def _run_codec(codec: Codec, frame: bytes, precision: int, dataset: Any) -> Stored:
+    failure: Exception | None = None
+    for decoder in _DECODERS[codec]:
+        try:
+            array = _of_shape(decoder(frame), dataset)
+        except Exception as error:
+            failure = failure or error
+            continue
+        if codec in ("jpeg", "jpeg_lossless") and _ran_out(array, frame, precision, decoder):
+            raise Rejected("truncated", "the compressed frame ends before its last pixel")
+        return array
+    raise Rejected("undecodable", f"the {codec} decoder refused it") from failure
+
+
+def _ran_out(array: Stored, frame: bytes, precision: int, decoder: Callable[[bytes], Stored]) -> bool:
+    """Whether a JPEG decoder ran out of data before the last pixel, and kept silent about it.
+
+    libjpeg fills what is missing with mid-grey. Where the last pixel is just that, the frame is decoded again
+    with bytes put before its end marker: a decoder that had all its pixels passes them over.
+    """
+    filled = array[-1, -1] == 1 << (precision - 1)
+    if decoder is imagecodecs.jpeg8_decode and not filled:
+        return False
+    end = frame.rfind(_END)
     try:
-        return _of_shape(first(frame), dataset)
-    except Exception as error:
-        for decoder in others:
-            with suppress(Exception):
-                return _of_shape(decoder(frame), dataset)
-        raise Rejected("undecodable", f"the {codec} decoder refused it") from error
+        return not np.array_equal(decoder(frame[:end] + _MORE + frame[end:]), array)
+    except Exception:
+        return True
 
 
 def _of_shape(array: Stored, dataset: Any) -> Stored:

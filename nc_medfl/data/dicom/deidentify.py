@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import date
 from typing import Any
 
 from nc_medfl.data.radiograph import Identity
@@ -67,7 +68,20 @@ def identity_of(dataset: Any) -> Identity:
         study_uid=text(dataset, "StudyInstanceUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
         accession=text(dataset, "AccessionNumber"),
+        study_date=date_of(text(dataset, "StudyDate")),
     )
+
+
+def date_of(term: str) -> str:
+    """A date as ``YYYYMMDD``, also from the retired form with dots; empty where it is none of the calendar."""
+    digits = term.replace(".", "") if re.fullmatch(r"\d{4}\.\d{2}\.\d{2}", term) else term
+    if not re.fullmatch(r"[0-9]{8}", digits):
+        return ""
+    try:
+        date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return ""
+    return digits
 
 
 def modality_of(dataset: Any) -> str:

@@ -205,11 +205,14 @@ def _voi_of_header(units: Floats, dataset: Any, notes: list[str]) -> tuple[Float
 
 
 def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """The values below which the fractions of :data:`PERCENTILES` of all pixels lie."""
+    """The :data:`PERCENTILES` of all pixels, interpolated between neighbours as numpy's percentiles are."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(counts[order])
-    low, high = np.searchsorted(below, np.asarray(PERCENTILES) / 100 * below[-1], side="left")
-    return float(values[order[low]]), float(values[order[high]])
+    ranks = np.asarray(PERCENTILES) / 100 * (below[-1] - 1)
+    under = values[order[np.searchsorted(below, np.floor(ranks), side="right")]]
+    over = values[order[np.searchsorted(below, np.ceil(ranks), side="right")]]
+    low, high = under + (ranks - np.floor(ranks)) * (over - under)
+    return float(low), float(high)
 
 
 def _grey_levels(stored: npt.NDArray[np.generic]) -> tuple[Picture, Floats, npt.NDArray[np.int64]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from nc_medfl.data.dicom import deidentify
 from nc_medfl.data.dicom.decode import decode_frame, is_lossy
@@ -28,6 +30,15 @@ READER_VERSION = 2
 MAX_PIXELS = 2**27
 #: A file of more bytes can't be one radiograph of at most 2^27 pixels.
 MAX_BYTES = 4 * MAX_PIXELS + 2**26
+#: Words of view, side and technique that people write behind or before a body part.
+_NO_BODY_PART = frozenset(
+    {
+        *("PA", "AP", "LAT", "LATERAL", "LL", "RL", "L", "R", "LEFT", "RIGHT", "BOTH", "BILATERAL", "FRONTAL"),
+        *("OBLIQUE", "DECUBITUS", "UPRIGHT", "ERECT", "SUPINE", "STANDING", "PORTABLE", "PORT", "MOBILE"),
+        *("BEDSIDE", "ROUTINE", "VIEW", "VIEWS", "XRAY", "X", "RAY"),
+    }
+)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -77,14 +88,23 @@ def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY) -> Radiograph:
         warnings.simplefilter("ignore")
         dataset = parse(content)
         syntax = check_header(dataset, policy)
-        stored = decode_frame(dataset, syntax)
-        display = to_display(stored, dataset, inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1")
-        _check_person(dataset)
-        aspect, spacing, note = physical_aspect(dataset)
-        facts = _facts(dataset, syntax, display, spacing)
-        identity = deidentify.identity_of(dataset)
+        radiograph = decode(dataset, syntax)
+        check_person(dataset)
+    return radiograph
+
+
+def decode(dataset: Dataset, syntax: str) -> Radiograph:
+    """Decode a data set whose picture has been found fit by :func:`check_picture` and :func:`check_size`.
+
+    Raises:
+        Rejected: ``truncated``, ``undecodable`` or ``constant_image``.
+    """
+    stored = decode_frame(dataset, syntax)
+    display = to_display(stored, dataset, inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1")
+    aspect, spacing, note = physical_aspect(dataset)
+    facts = _facts(dataset, syntax, display, spacing)
     notes = (*display.notes, *((note,) if note else ()))
-    return Radiograph(display.picture, pixel_hash(stored), aspect, facts, identity, notes)
+    return Radiograph(display.picture, pixel_hash(stored), aspect, facts, deidentify.identity_of(dataset), notes)
 
 
 def parse(content: bytes) -> Dataset:
@@ -98,6 +118,7 @@ def parse(content: bytes) -> Dataset:
     preamble = content[128:132] == b"DICM"
     if not preamble and content[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         raise Rejected("not_dicom", "no DICM mark, and no data set at the start")
+    _check_deflated(content)
     try:
         dataset = pydicom.dcmread(BytesIO(content), force=not preamble)
         keys = list(dataset.keys())
@@ -108,7 +129,7 @@ def parse(content: bytes) -> Dataset:
     if _is_directory(dataset):
         raise Rejected("dicomdir", "a DICOMDIR")
     if "PixelData" not in dataset or deidentify.value(dataset, "PixelData") is None:
-        if _ends_early(dataset, content, keys):
+        if _can_hold_pixels(dataset) and _ends_early(dataset, content, keys):
             raise Rejected("truncated", "the file ends before its pixel data do")
         raise Rejected("no_pixel_data", "no Pixel Data element")
     return dataset
@@ -123,11 +144,60 @@ def check_header(dataset: Dataset, policy: Policy = DEFAULT_POLICY) -> str:
     Raises:
         Rejected: the first of the outcomes that can be told from the header.
     """
+    syntax = check_picture(dataset)
+    check_wanted(dataset, policy)
+    check_size(dataset, policy)
+    return syntax
+
+
+def check_picture(dataset: Dataset) -> str:
+    """Make sure that there is one grey picture of known encoding, and return its transfer syntax UID.
+
+    Raises:
+        Rejected: ``no_transfer_syntax``, ``multiframe``, ``colour`` or ``photometric``.
+    """
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if not syntax:
         raise Rejected("no_transfer_syntax", "no Transfer Syntax UID")
-    _check_picture(dataset)
-    _check_wanted(dataset, policy)
+    if (integer(dataset, "NumberOfFrames") or 1) > 1:
+        raise Rejected("multiframe", "more than one frame")
+    photometric = text(dataset, "PhotometricInterpretation")
+    if (integer(dataset, "SamplesPerPixel") or 1) > 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
+        raise Rejected("colour", "a colour image")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Rejected("photometric", "neither MONOCHROME1 nor MONOCHROME2")
+    return syntax
+
+
+def check_wanted(dataset: Dataset, policy: Policy) -> None:
+    """Make sure that it is a chest radiograph, as far as the header tells.
+
+    Raises:
+        Rejected: ``modality`` or ``body_part``.
+    """
+    modality = text(dataset, "Modality").upper()
+    if modality not in policy.modalities | policy.doubtful_modalities:
+        raise Rejected("modality", "the modality is not a radiograph's")
+    part = body_part_of(text(dataset, "BodyPartExamined"))
+    if part and part not in policy.body_parts:
+        raise Rejected("body_part", "the stated body part is not the chest")
+    if not part and modality in policy.doubtful_modalities:
+        raise Rejected("body_part", "this modality needs a stated chest body part")
+
+
+def body_part_of(term: str) -> str:
+    """A body part in capitals without marks, and without words of view, side and technique: ``CHEST PA`` is CHEST."""
+    words = re.findall(r"[A-Z]+", term.upper())
+    telling = [word for word in words if word not in _NO_BODY_PART]
+    return "".join(telling or words) or term.strip()
+
+
+def check_size(dataset: Dataset, policy: Policy) -> None:
+    """Make sure that the sides are sensible, before memory is taken.
+
+    Raises:
+        Rejected: ``undecodable``, ``too_small`` or ``too_large``.
+    """
     rows, cols = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
     if rows <= 0 or cols <= 0:
         raise Rejected("undecodable", "no usable Rows and Columns")
@@ -135,7 +205,18 @@ def check_header(dataset: Dataset, policy: Policy = DEFAULT_POLICY) -> str:
         raise Rejected("too_small", f"{rows} x {cols} pixels, a side under {policy.min_side}")
     if rows * cols > MAX_PIXELS:
         raise Rejected("too_large", f"{rows} x {cols} pixels, over 2^27")
-    return syntax
+
+
+def check_person(dataset: Dataset) -> None:
+    """Make sure that the image is of somebody, and nobody's name is burned into it.
+
+    Raises:
+        Rejected: ``no_patient_id`` or ``burned_in``.
+    """
+    if not text(dataset, "PatientID"):
+        raise Rejected("no_patient_id", "Patient ID is absent or empty")
+    if deidentify.burned_in_of(dataset) == "yes":
+        raise Rejected("burned_in", "Burned In Annotation is YES")
 
 
 def physical_aspect(dataset: Dataset) -> tuple[float, float | None, str]:
@@ -156,34 +237,6 @@ def physical_aspect(dataset: Dataset) -> tuple[float, float | None, str]:
 
 def _usable(pair: list[float]) -> bool:
     return len(pair) == 2 and min(pair) > 0 and 0.1 <= pair[0] / pair[1] <= 10
-
-
-def _check_picture(dataset: Dataset) -> None:
-    if (integer(dataset, "NumberOfFrames") or 1) > 1:
-        raise Rejected("multiframe", "more than one frame")
-    photometric = text(dataset, "PhotometricInterpretation")
-    if (integer(dataset, "SamplesPerPixel") or 1) > 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
-        raise Rejected("colour", "a colour image")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Rejected("photometric", "neither MONOCHROME1 nor MONOCHROME2")
-
-
-def _check_wanted(dataset: Dataset, policy: Policy) -> None:
-    modality = text(dataset, "Modality").upper()
-    part = re.sub(r"[^A-Z]", "", text(dataset, "BodyPartExamined").upper())
-    if modality not in policy.modalities | policy.doubtful_modalities:
-        raise Rejected("modality", "the modality is not a radiograph's")
-    if part and part not in policy.body_parts:
-        raise Rejected("body_part", "the stated body part is not the chest")
-    if not part and modality in policy.doubtful_modalities:
-        raise Rejected("body_part", "this modality needs a stated chest body part")
-
-
-def _check_person(dataset: Dataset) -> None:
-    if not text(dataset, "PatientID"):
-        raise Rejected("no_patient_id", "Patient ID is absent or empty")
-    if deidentify.burned_in_of(dataset) == "yes":
-        raise Rejected("burned_in", "Burned In Annotation is YES")
 
 
 def _facts(dataset: Dataset, syntax: str, display: Display, spacing: float | None) -> Facts:
@@ -213,6 +266,43 @@ def _keywords(dataset: Dataset) -> set[str]:
 def _is_directory(dataset: Dataset) -> bool:
     directory = text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_STORAGE_DIRECTORY
     return directory or "DirectoryRecordSequence" in dataset
+
+
+def _check_deflated(content: bytes) -> None:
+    """Refuse a deflated data set that inflates to more than any radiograph, before pydicom inflates it whole."""
+    if _DEFLATED not in content[:4096]:
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    start, inflated = _end_of_meta(content), 0
+    while start < len(content) and not inflater.eof:
+        piece = content[start : start + 2**16]
+        start += len(piece)
+        while piece:
+            try:
+                inflated += len(inflater.decompress(piece, 2**24))
+            except zlib.error:
+                return  # pydicom says what is wrong with it
+            piece = inflater.unconsumed_tail
+            if inflated > MAX_BYTES:
+                raise Rejected("too_large", "inflates to more than any radiograph of 2^27 pixels")
+    if not inflater.eof:
+        raise Rejected("truncated", "the deflated data set ends early")
+
+
+def _end_of_meta(content: bytes) -> int:
+    """Where group 0002 ends (explicit little endian: PS3.10 section 7.1)."""
+    at = 132 if content[128:132] == b"DICM" else 0
+    while content[at : at + 2] == b"\x02\0":
+        long = content[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
+        start, size = (at + 8, 4) if long else (at + 6, 2)
+        at = start + size + int.from_bytes(content[start : start + size], "little")
+    return at
+
+
+def _can_hold_pixels(dataset: Dataset) -> bool:
+    """Whether a data set cut short may have been an image: by its class, or by its rows where the class is lost."""
+    storage = UID(text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")).name
+    return "Rows" in dataset or not storage or "Image Storage" in storage or storage[:1].isdigit()
 
 
 def _ends_early(dataset: Dataset, content: bytes, keys: list[Any]) -> bool:

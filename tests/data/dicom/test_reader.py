@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tracemalloc
+import zlib
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 
 from nc_medfl.data.dicom import OUTCOMES, REMEDIES, Policy, Rejected, read_radiograph
+from nc_medfl.data.dicom.explain import explain_file
 from nc_medfl.data.dicom.reader import read_bytes
 
 LOSSLESS = {
@@ -70,7 +74,7 @@ def test_values_may_sit_in_the_upper_bits(tmp_path, make_dicom, picture):
     assert high.pixel_sha256 == low.pixel_sha256
 
 
-@pytest.mark.parametrize("syntax", [s for n, s in LOSSLESS.items() if n not in ("deflated",)])
+@pytest.mark.parametrize("syntax", LOSSLESS.values(), ids=LOSSLESS.keys())
 def test_a_file_cut_anywhere_in_its_pixels_is_truncated(tmp_path, make_dicom, picture, syntax):
     content = make_dicom(tmp_path / "x", picture, syntax).read_bytes()
     for keep in (0.6, 0.9, 0.99):
@@ -88,9 +92,57 @@ def test_a_frame_without_its_end_marker_is_truncated_whatever_the_codec_says(tmp
     assert outcome_of(path) == "truncated"
 
 
-def test_a_header_that_claims_65535_squared_is_refused_before_memory_is_taken(tmp_path, make_dicom, picture):
-    import tracemalloc
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_jpeg_cut_short_and_ended_is_truncated_though_its_decoder_is_silent(
+    tmp_path, make_dicom, picture, bits
+):
+    # libjpeg fills the rest with mid-grey and returns as if all were well.
+    wide = np.tile(picture, (4, 4))
+    if bits == 16:
+        frame = imagecodecs.jpeg8_encode(wide, lossless=True, predictor=1, bitspersample=16)
+    else:
+        lossy = (wide >> 4).astype(np.uint8) if bits == 8 else wide
+        frame = imagecodecs.jpeg8_encode(lossy, level=95, bitspersample=bits)
+    syntax = {8: "1.2.840.10008.1.2.4.50", 12: "1.2.840.10008.1.2.4.51", 16: "1.2.840.10008.1.2.4.70"}[bits]
 
+    def judged(content: bytes) -> str:
+        allocated = 8 if bits == 8 else 16
+        path = make_dicom(tmp_path / "x", wide, BitsAllocated=allocated, BitsStored=bits, HighBit=bits - 1)
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        dataset.PixelData = pydicom.encaps.encapsulate([content])
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(path)
+        return explain_file(path).outcome
+
+    assert judged(frame) == "ok"
+    for share in (0.2, 0.5, 0.9, 0.98):
+        assert judged(frame[: int(len(frame) * share)] + b"\xff\xd9") == "truncated"
+
+
+def test_a_whole_jpeg_that_ends_in_mid_grey_is_no_truncated_one(tmp_path, make_dicom, picture):
+    grey = picture.copy()
+    grey[-9:, -9:] = 2**15
+    path = make_dicom(tmp_path / "x", grey, LOSSLESS["JPEG lossless SV1"])
+    assert read_radiograph(path).pixel_sha256 == read_radiograph(make_dicom(tmp_path / "y", grey)).pixel_sha256
+
+
+def test_a_deflate_bomb_is_refused_before_it_is_inflated(tmp_path, make_dicom, picture):
+    content = make_dicom(tmp_path / "x", picture, LOSSLESS["deflated"]).read_bytes()
+    meta = pydicom.filereader.read_file_meta_info(tmp_path / "x")
+    start = 132 + 12 + meta.FileMetaInformationGroupLength
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    zeros = bytes(2**24)
+    bomb = b"".join(packer.compress(zeros) for _ in range(48)) + packer.flush()  # 768 MB of nothing
+    tracemalloc.start()
+    with pytest.raises(Rejected, match="too_large"):
+        read_bytes(content[:start] + bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
+
+
+def test_a_header_that_claims_65535_squared_is_refused_before_memory_is_taken(tmp_path, make_dicom, picture):
     path = make_dicom(tmp_path / "x", picture, Rows=65535, Columns=65535)
     tracemalloc.start()
     assert outcome_of(path) == "too_large"
