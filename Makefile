@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format docs setup clean help
+.PHONY: demo bench fuzz test lint format docs setup clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    synthetic hospitals, federation, report (three to four minutes on 2 cores)"
 	@echo "make test    the test suite"
+	@echo "make fuzz    5,000 mutated DICOM files (FUZZ_CASES, FUZZ_SEED)"
+	@echo "make bench   speed and memory beside named baselines"
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 
@@ -33,6 +35,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: setup
+	FUZZ_CASES=$${FUZZ_CASES:-5000} FUZZ_SEED=$${FUZZ_SEED:-1000} $(BIN)/python -m pytest tests/data/dicom/test_fuzz.py
+
+bench: setup
+	mkdir -p build
+	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -43,7 +43,7 @@ class SiteConfig(Settings):
     Attributes:
         name: the site's name in the federation.
         store: folder of its prepared images; a relative path counts from the YAML file.
-        label_map: its label map for preparing, if any.
+        label_map: its label map for preparing, if any: a YAML file, the name of a map of the package, or the map.
         batch_size: overrides the job's, where memory is short.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads of the training process (None: PyTorch's choice).
@@ -53,7 +53,7 @@ class SiteConfig(Settings):
 
     name: SiteName
     store: Path
-    label_map: Path | None = None
+    label_map: Path | dict[str, Any] | None = None
     batch_size: int | None = Field(default=None, ge=2)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int | None = Field(default=None, ge=1)
@@ -244,7 +244,7 @@ def load_site_config(path: str | Path) -> SiteConfig:
     resolved = {
         key: home / value
         for key in ("store", "label_map", "salt_file")
-        if (value := getattr(config, key)) is not None and not value.is_absolute()
+        if isinstance(value := getattr(config, key), Path) and not value.is_absolute()
     }
     return config.model_copy(update=resolved)
 

@@ -21,3 +21,9 @@ class UserError(NcMedflError):
 
 class RunFailed(NcMedflError):
     """A federation that started and could not finish."""
+
+
+class Stopped(NcMedflError):
+    """A run that its user stopped, with what there is to say about what is left of it."""
+
+    exit_code = 130

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from nc_medfl.data.dicom.explain import Explanation, explain_file
-from nc_medfl.data.engine import run_batches
+from nc_medfl.data.engine import ProcessEngine, run_batches
 from nc_medfl.data.worker import initialise
 from nc_medfl.errors import UserError
 
@@ -31,7 +31,7 @@ def explain_files(files: Sequence[str], as_json: bool) -> None:
     numbered = list(enumerate(files))
     upcoming = 0
     results = run_batches(
-        _explained, numbered, workers=1, initialise=initialise, split=lambda batch: [batch], crashed=_crashed
+        _explained, numbered, engine=ProcessEngine(1, initialise), split=lambda batch: [batch], crashed=_crashed
     )
     for number, explanation in results:
         done[number] = explanation

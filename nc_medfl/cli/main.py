@@ -13,10 +13,12 @@ from nc_medfl import __version__
 from nc_medfl.cli.console import console
 from nc_medfl.cli.demo import demo
 from nc_medfl.cli.evaluate import evaluate
+from nc_medfl.cli.labels import labels
 from nc_medfl.cli.partition import partition
 from nc_medfl.cli.prepare import prepare
 from nc_medfl.cli.report import report
 from nc_medfl.cli.run import run
+from nc_medfl.cli.withdraw import withdraw
 from nc_medfl.errors import NcMedflError
 
 _STOPPED = 130
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _verb in (demo, prepare, partition, run, evaluate, report):
+for _verb in (demo, labels, prepare, partition, run, evaluate, report, withdraw):
     app.command()(_verb)
 
 

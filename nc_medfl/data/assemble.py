@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from nc_medfl.data import store as stores
+from nc_medfl.data.dicom.identifier import clean_identifier
 from nc_medfl.data.dicom.quarantine import REMEDIES, Outcome
 from nc_medfl.data.join import Join
 from nc_medfl.data.manifest import LABEL, RAW, keyed_hash
 from nc_medfl.data.sources import SourceData
-from nc_medfl.data.sources.nih import facts_of_table
+from nc_medfl.data.sources.facts import facts_of_table
 from nc_medfl.data.splits import assign_splits
+from nc_medfl.data.store import Store
+from nc_medfl.data.tombstones import Withdrawn
 from nc_medfl.data.worker import Record
 from nc_medfl.errors import UserError
 from nc_medfl.labels import NO_FINDING, Vocabulary
 
+NOBODY = Withdrawn()
 #: Bytes of one shard: few files to map, and little memory to write one.
 _SHARD_BYTES = 2**27
 
@@ -43,7 +47,13 @@ class Kept:
     sample_id: str
 
 
-def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes) -> tuple[list[Record], list[Kept]]:
+#: Outcomes of images that are fit for the store, but for others like them.
+_JUDGED_TOGETHER = ("ok", "duplicate_uid", "duplicate_pixels", "duplicate_image")
+
+
+def judge(
+    records: Sequence[Record], join: Join, source: SourceData, salt: bytes, withdrawn: Withdrawn = NOBODY
+) -> tuple[list[Record], list[Kept]]:
     """Judge images against the label table and each other.
 
     Args:
@@ -51,6 +61,7 @@ def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes
         join: images and their labels.
         source: the label table.
         salt: keys the sample names.
+        withdrawn: who must not come back.
 
     Returns:
         All records with their final outcomes, and the kept images in the order of their keyed names.
@@ -66,9 +77,14 @@ def judge(records: Sequence[Record], join: Join, source: SourceData, salt: bytes
         patients = source.labels.patients
         patient = record.identity.patient_id
         if label is not None and patients is not None:
-            patient = patients[label]
+            patient = clean_identifier(patients[label])
         outcome, detail = _outcome(record, label, patient, seen)
+        if outcome in _JUDGED_TOGETHER and withdrawn.covers(salt, patient, record.source_sha256):
+            outcome, detail = "withdrawn", "the patient or the image was withdrawn"
         final.append(replace(record, outcome=outcome, detail=detail))
+        if outcome == "withdrawn":
+            # The same pixels must not come back under another patient's name.
+            seen.add(record, patient)
         if outcome == "ok" and label is not None:
             seen.add(record, patient)
             kept.append(Kept(record, label, patient, keyed_hash(salt, "sample", record.source_sha256)))
@@ -111,26 +127,9 @@ def _outcome(record: Record, label: int | None, patient: str, seen: _Seen) -> tu
     return seen.judge(record, patient)
 
 
-def check_rivals(join: Join, source: SourceData) -> None:
-    """Make sure that rows about one image, spelt in different ways, say the same.
-
-    Raises:
-        UserError: naming two rows that disagree.
-    """
-    labels = source.labels
-    for first, other in join.rivals:
-        same = np.array_equal(labels.labels[first], labels.labels[other], equal_nan=True)
-        same = same and np.array_equal(labels.no_finding[[first]], labels.no_finding[[other]], equal_nan=True)
-        if not same or (labels.patients is not None and labels.patients[first] != labels.patients[other]):
-            raise UserError(
-                f"{source.table}: rows {labels.rows[first] + 2} and {labels.rows[other] + 2} are about one image, "
-                "named in two ways, and disagree. Keep one of them, or give paths relative to the images folder."
-            )
-
-
 def _one_image_a_row(kept: Sequence[Kept], source: SourceData) -> None:
     seen: set[int] = set()
-    for image in kept:
+    for image in kept if not source.match_accession else ():
         if image.label in seen:
             row = source.labels.rows[image.label] + 2
             raise UserError(
@@ -162,7 +161,10 @@ def manifest_of(
     frame[f"{LABEL}{NO_FINDING}"] = source.labels.no_finding[positions]
     for name, texts in source.labels.raw.items():
         frame[f"{RAW}{name}"] = [texts[position] for position in positions]
-    frame["split"] = assign_splits([image.patient for image in kept], labels, fractions, seed)
+    if source.splits:
+        frame["split"] = [source.splits[source.labels.keys[position]] for position in positions]
+    else:
+        frame["split"] = assign_splits([image.patient for image in kept], labels, fractions, seed)
     a_shard = rows_per_shard(size)
     frame["shard"] = np.arange(len(kept)) // a_shard
     frame["row"] = np.arange(len(kept)) % a_shard
@@ -186,7 +188,7 @@ def _row(image: Kept, source: SourceData, salt: bytes) -> dict[str, object]:
         "source_sha256": record.source_sha256,
         "pixel_sha256": record.pixel_sha256,
         "pad_box": record.pad_box,
-        **vars(facts),
+        **{f.name: getattr(facts, f.name) for f in fields(facts)},
     }
 
 
@@ -195,9 +197,29 @@ def rows_per_shard(size: int) -> int:
     return max(1, _SHARD_BYTES // size**2)
 
 
-def write_shards(store: Path, kept: Sequence[Kept], chunks: Path, size: int) -> None:
-    """Gather the kept images' pixels from the workers' chunks into shards, in order."""
-    shutil.rmtree(store / stores.SHARDS, ignore_errors=True)
+def write_shards(
+    folder: Path,
+    kept: Sequence[Kept],
+    chunks: Path,
+    size: int,
+    standing: Store | None = None,
+    places: Mapping[str, int] = MappingProxyType({}),
+) -> bool:
+    """Gather the kept images' pixels into shards, in order.
+
+    Args:
+        folder: the new state of the store.
+        kept: its images.
+        chunks: the folder with the chunks that the workers left.
+        size: side of the stored square.
+        standing: a store whose pixels may be used.
+        places: where in it the pixels of a file are, by the hash of the file; for images without a chunk.
+
+    Returns:
+        Whether there was anything to write: the shards of the standing store are left alone if they hold just this.
+    """
+    if standing is not None and _same_shards(kept, standing, places, size):
+        return False
     a_shard = rows_per_shard(size)
     for number, start in enumerate(range(0, len(kept), a_shard)):
         part = kept[start : start + a_shard]
@@ -206,13 +228,32 @@ def write_shards(store: Path, kept: Sequence[Kept], chunks: Path, size: int) -> 
         rows = np.array([image.record.row for image in part])
         for name in np.unique(names):
             here = np.flatnonzero(names == name)
-            images[here] = np.load(chunks / str(name), mmap_mode="r", allow_pickle=False)[rows[here]]
-        stores.write_shard(store, number, images)
+            if name:
+                images[here] = np.load(chunks / str(name), mmap_mode="r", allow_pickle=False)[rows[here]]
+            elif standing is not None:
+                images[here] = standing.images([places[part[at].record.source_sha256] for at in here.tolist()])
+        stores.write_shard(folder, number, images)
+    return True
+
+
+def _same_shards(kept: Sequence[Kept], standing: Store, places: Mapping[str, int], size: int) -> bool:
+    if len(kept) != len(standing) or any(image.record.chunk for image in kept):
+        return False
+    positions = np.array([places[image.record.source_sha256] for image in kept], dtype=np.int64)
+    a_shard = rows_per_shard(size)
+    expected = np.arange(len(kept))
+    shards, rows = (standing.manifest[name].to_numpy()[positions] for name in ("shard", "row"))
+    numbers = range(int(expected[-1]) // a_shard + 1)
+    lengths = sum(len(standing.shard(number)) for number in numbers)
+    return bool((shards == expected // a_shard).all() and (rows == expected % a_shard).all() and lengths == len(kept))
 
 
 def write_quarantine(store: Path, records: Sequence[Record]) -> None:
-    """Write ``quarantine.csv``: hash, outcome and remedy of every file that was not kept, and nothing else."""
-    rejected = sorted((r.source_sha256, r.outcome) for r in records if r.outcome != "ok")
+    """Write ``quarantine.csv``: hash, outcome and remedy of every file that was not kept, and nothing else.
+
+    Withdrawn ones are counted in ``prepare.json`` only.
+    """
+    rejected = sorted((r.source_sha256, r.outcome) for r in records if r.outcome not in ("ok", "withdrawn"))
     lines = ["source_sha256,outcome,remedy"]
     lines += [f'{digest},{outcome},"{REMEDIES[outcome]}"' for digest, outcome in rejected]
     stores.write_atomic(store / stores.QUARANTINE, ("\n".join(lines) + "\n").encode())

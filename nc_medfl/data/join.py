@@ -5,11 +5,13 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePosixPath
 
-_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+from nc_medfl.data.sources.base import SourceData
+
+_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii"})
 
 
 class Closeness(IntEnum):
@@ -19,7 +21,7 @@ class Closeness(IntEnum):
     whose folders contradict each other don't fit, whatever their bare names.
     """
 
-    SAME = 0  # the path, with or without its extension, or the SOP Instance UID
+    SAME = 0  # the path, with or without its extension, the SOP Instance UID, or the accession number
     SAME_BUT_EXTENSION = 1
     KEY_IS_TAIL = 2
     IMAGE_IS_TAIL = 3
@@ -45,10 +47,11 @@ def join_labels(
     names: Sequence[str],
     uids: Mapping[str, str],
     *,
+    accessions: Mapping[str, str] | None = None,
     match_name: bool = True,
     match_uid: bool = True,
 ) -> Join:
-    """Join label keys to images: by relative path, else by the end of the path, else by SOP Instance UID.
+    """Join label keys to images: by relative path, else by the end of the path, else by an identifier.
 
     Names are compared with or without extension and in one Unicode form. The closest match of a key is taken, and
     of several keys that match an image the closest one has it.
@@ -57,14 +60,16 @@ def join_labels(
         keys: image keys of the label table.
         names: relative paths of the images, with ``/``.
         uids: image name to SOP Instance UID, where known.
+        accessions: image name to accession number, where keys are such; all images of one get its row.
         match_name: whether keys may be file names.
         match_uid: whether keys may be SOP Instance UIDs.
     """
     index = _Index(names if match_name else ())
     by_uid: dict[str, list[str]] = defaultdict(list)
-    for name, uid in uids.items():
-        if uid and match_uid:
-            by_uid[uid].append(name)
+    for identifiers, wanted in ((uids, match_uid), (accessions or {}, True)):
+        for name, identifier in identifiers.items():
+            if identifier and wanted:
+                by_uid[identifier].append(name)
     claims: dict[str, tuple[Closeness, int]] = {}
     rivals: list[tuple[int, int]] = []
     served: set[int] = set()
@@ -81,6 +86,21 @@ def join_labels(
                 rivals.append((holder, position))
     unmatched = tuple(position for position in range(len(keys)) if position not in served)
     return Join({name: position for name, (_, position) in claims.items()}, unmatched, tuple(rivals))
+
+
+def joined_source(source: SourceData, join: Join) -> SourceData:
+    """A source once rows that name one image in several ways have been merged, by the rule for repeated rows."""
+    if not join.rivals:
+        return source
+    labels = source.labels.merged_with(join.rivals)
+    told = replace(
+        source.preview,
+        repeated_rows=labels.merged,
+        disagreeing=labels.disagreeing,
+        contradictory=labels.contradictory,
+        patient_conflicts=labels.patient_conflicts,
+    )
+    return replace(source, labels=labels, preview=told)
 
 
 class _Index:
@@ -128,6 +148,8 @@ def _plain(path: str) -> str:
 
 
 def _stem(path: str) -> str:
+    if path.lower().endswith(".nii.gz"):
+        return path[: -len(".nii.gz")]
     suffix = PurePosixPath(path).suffix
     return path[: -len(suffix)] if suffix.lower() in _SUFFIXES else path
 

@@ -51,6 +51,11 @@ COLUMNS: dict[str, str] = {
     "settings_hash": "string",
 }
 
+#: Columns that a manifest has only where they were asked for.
+OPTIONAL_COLUMNS: dict[str, str] = {
+    "study_date_shifted": "string",  # YYYYMMDD, moved by a secret number of days, the same for all of a patient
+}
+
 
 def keyed_hash(salt: bytes, kind: str, identifier: str) -> str:
     """Replace an identifier by a keyed hash that only the holder of the salt can recompute.
@@ -63,7 +68,7 @@ def keyed_hash(salt: bytes, kind: str, identifier: str) -> str:
     Returns:
         32 hexadecimal characters (128 bits of HMAC-SHA256).
     """
-    return hmac.new(salt, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.new(salt, f"{kind}\0{identifier}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
 def label_columns(findings: Sequence[str]) -> list[str]:
@@ -81,7 +86,8 @@ def normalise(frame: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
     if missing:
         raise UserError(f"manifest: no column {', '.join(missing)}. Prepare the store again.")
     out = pd.DataFrame(index=frame.index)
-    for name, dtype in COLUMNS.items():
+    asked_for = {name: dtype for name, dtype in OPTIONAL_COLUMNS.items() if name in frame}
+    for name, dtype in {**COLUMNS, **asked_for}.items():
         values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index, dtype="object")
         if dtype.startswith("int"):
             values = pd.to_numeric(values, errors="raise").fillna(-1)

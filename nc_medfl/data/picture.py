@@ -48,7 +48,7 @@ class Picture:
 
     def display(self) -> npt.NDArray[np.float32]:
         """The display image at full size, float32 ``[rows, cols]`` in [0, 1]."""
-        return np.take(self._by_value(), self.stored, mode="wrap")
+        return np.take(_by_value(self.table, self.first), self.stored, mode="wrap")
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and (population) standard deviation of the display image at full size, float64 arithmetic."""
@@ -60,47 +60,62 @@ class Picture:
     def fit(self, size: int, aspect: float = 1.0) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int, int]]:
         """Fit into a square, as :func:`nc_medfl.data.resize.fit_square` does with the display image.
 
-        Where the picture shrinks and its levels allow it, levels are averaged before they are looked up. A window
-        that clips then clips the average; on radiographs the result is within 0.006 of averaging what is shown.
+        Where the picture shrinks and its window is linear, levels are averaged before they are looked up, which is
+        the same but for rounding.
         """
         box = fitted_box(*self.shape, size, aspect)
-        rows, cols = self.shape
-        if (
-            not self.smooth
-            or box[2] > rows
-            or box[3] > cols
-            or self.stored.dtype not in (np.uint8, np.int16, np.uint16)
-        ):
-            return fit_square(self.display(), size, aspect)
-        steps = np.abs(np.diff(self.table))
-        if len(steps) and float(steps.max()) > _STEEP:
-            small = shrink(self.stored.astype(np.float32), box[2], box[3])
-            levels = np.arange(len(self.table), dtype=np.float64) + self.first
-            shown = np.interp(small, levels, self.table)
-        else:
-            shown = self.table[shrink(self.stored, box[2], box[3]).astype(np.int64) - self.first]
-        square = np.zeros((size, size), dtype=np.uint8)
         top, left, height, width = box
-        square[top : top + height, left : left + width] = np.rint(shown * 255.0)
+        rows, cols = self.shape
+        bounds = self._linear_part()
+        if bounds is None or not self.smooth or height > rows or width > cols or self.stored.dtype not in _AVERAGED:
+            return fit_square(self.display(), size, aspect)
+        stored = self.stored
+        if bounds != (self.first, self.first + len(self.table) - 1):
+            # What lies outside shows no more than the ends, so it must not weigh more.
+            stored = np.clip(stored, *bounds)
+        square = np.zeros((size, size), dtype=np.uint8)
+        inside = square[top : top + height, left : left + width]
+        if np.abs(np.diff(self.table)).max(initial=0.0) > _STEEP:
+            small = shrink(stored.astype(np.float32), height, width)
+            levels = np.arange(len(self.table), dtype=np.float64) + self.first
+            inside[:] = np.rint(np.interp(small, levels, self.table) * 255.0)
+        else:
+            grey = np.rint(_by_value(self.table, self.first) * 255.0).astype(np.uint8)
+            inside[:] = grey[shrink(stored, height, width)]
         return square, box
 
-    def _by_value(self) -> npt.NDArray[np.float32]:
-        """The table from level 0 on; negative levels stand behind, where a negative index finds them."""
-        last = self.first + len(self.table) - 1
-        out = np.zeros(max(last, 0) + 1 + max(-self.first, 0), dtype=np.float32)
-        out[np.arange(self.first, last + 1)] = self.table
-        return out
+    def _linear_part(self) -> tuple[int, int] | None:
+        """The levels between which the table is a straight line, flat outside of them; None where it is a curve."""
+        changes = np.flatnonzero(np.diff(self.table))
+        if not len(changes):
+            return None
+        start, end = int(changes[0]), int(changes[-1]) + 1
+        line = np.linspace(self.table[start], self.table[end], end - start + 1)
+        # The first and last step of a window may be part of one: its ends fall between levels.
+        step = np.abs(np.diff(self.table[start : end + 1])).max()
+        if np.abs(self.table[start : end + 1] - line).max() > max(_STEEP, step):
+            return None
+        return start + self.first, end + self.first
 
 
-def counts_of(stored: npt.NDArray[np.integer]) -> tuple[int, npt.NDArray[np.int64]]:
-    """The lowest level and the number of pixels of it and each level above, up to the highest.
+def extremes(stored: npt.NDArray[np.integer]) -> tuple[int, int]:
+    """The lowest and the highest level that occur."""
+    if stored.dtype in _AVERAGED:
+        low, high, _, _ = cv2.minMaxLoc(stored)
+        return int(low), int(high)
+    return int(stored.min()), int(stored.max())
 
-    Raises:
-        ValueError: if levels spread over more than :data:`MAX_LEVELS`.
-    """
-    low, high = int(stored.min()), int(stored.max())
-    if high - low >= MAX_LEVELS:
-        raise ValueError(f"levels from {low} to {high}")
+
+def _by_value(table: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32]:
+    """A table from level 0 on; negative levels stand behind, where a negative index finds them."""
+    last = first + len(table) - 1
+    out = np.zeros(max(last, 0) + 1 + max(-first, 0), dtype=np.float32)
+    out[np.arange(first, last + 1)] = table
+    return out
+
+
+def counts_of(stored: npt.NDArray[np.integer], low: int, high: int) -> npt.NDArray[np.int64]:
+    """Pixels of each level from ``low`` to ``high``, between which all levels lie, ``[high - low + 1]``."""
     if stored.dtype == np.uint16:
         # OpenCV's histogram is nine times faster than numpy's, and exact up to 2^24 pixels a level.
         rows = max(1, 2**23 // stored.shape[1])
@@ -108,6 +123,6 @@ def counts_of(stored: npt.NDArray[np.integer]) -> tuple[int, npt.NDArray[np.int6
         for start in range(0, len(stored), rows):
             part = cv2.calcHist([stored[start : start + rows]], [0], None, [high + 1], [0, high + 1])
             found += part.ravel().astype(np.int64)
-        return low, found[low:]
+        return found[low:]
     levels = stored.astype(np.int64).ravel() - low
-    return low, np.bincount(levels, minlength=high - low + 1).astype(np.int64)
+    return np.bincount(levels, minlength=high - low + 1).astype(np.int64)

@@ -1,109 +1,183 @@
-"""From a folder of radiographs and a label table to a store, resumable and without identifiers."""
+"""From a folder of radiographs and a label table to a store, resumable and without identifiers.
+
+The parts: :mod:`nc_medfl.data.reading` reads files, :mod:`nc_medfl.data.finish` judges them and makes the store,
+:mod:`nc_medfl.data.changes` keeps a changed setting from mixing with what stands.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from nc_medfl.data import store as stores
-from nc_medfl.data.assemble import (
-    Kept,
-    check_rivals,
-    judge,
-    manifest_of,
-    positives_by_split,
-    write_quarantine,
-    write_shards,
+from nc_medfl.data.changes import head_of, is_unchanged, refuse_changes, refuse_losses, shards_are_whole
+from nc_medfl.data.engine import Engine, ProcessEngine
+from nc_medfl.data.finish import (
+    PrepareSummary,
+    Task,
+    finish,
+    for_the_record,
+    join_of,
+    no_match,
+    pixel_settings,
+    summarise,
 )
-from nc_medfl.data.dicom.quarantine import OUTCOMES
-from nc_medfl.data.dicom.reader import READER_VERSION
-from nc_medfl.data.engine import run_batches
-from nc_medfl.data.join import Join, join_labels
-from nc_medfl.data.private import FOLDER, Journal, load_salt, private_folder, write_private_table
+from nc_medfl.data.generation import finish_swap
+from nc_medfl.data.index import Index, read_index
+from nc_medfl.data.join import join_labels, joined_source
+from nc_medfl.data.journal import Journal
+from nc_medfl.data.lock import store_lock
+from nc_medfl.data.manifest import SCHEMA_VERSION
+from nc_medfl.data.private import FOLDER, clear_temporaries, clear_work, load_salt
+from nc_medfl.data.reading import Progress, Reading
 from nc_medfl.data.settings import PrepareSettings
-from nc_medfl.data.sources import SourceData, SourceFile, open_source
-from nc_medfl.data.worker import Batch, Record, crashed, initialise, read_batch
+from nc_medfl.data.sources import SourceData, open_source
+from nc_medfl.data.store import Store, open_store
+from nc_medfl.data.worker import initialise
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary, load_vocabulary
 
-Progress = Callable[[int, int], None]
+__all__ = ["PrepareSummary", "Progress", "prepare"]
 
-_FILES_A_BATCH = 32
 #: Identifiers look like this where labels are keyed by SOP Instance UID.
 _UID = re.compile(r"\d+(\.\d+){3,}")
-
-
-@dataclass(frozen=True)
-class PrepareSummary:
-    """What a preparation did, in numbers that identify nobody.
-
-    Attributes:
-        store: the store's folder.
-        images: images in it.
-        patients: patients they are of.
-        counts: files by outcome, those that occurred.
-        splits: images by split.
-        positives: positives by finding and split.
-        labels_without_image: rows of the label table whose image is not in the folder.
-        resumed: files that an interrupted run had read already.
-        warnings: remarks for the person who runs it.
-    """
-
-    store: Path
-    images: int
-    patients: int
-    counts: Mapping[str, int]
-    splits: Mapping[str, int]
-    positives: Mapping[str, Mapping[str, int]]
-    labels_without_image: int
-    resumed: int
-    warnings: tuple[str, ...]
 
 
 def prepare(settings: PrepareSettings, progress: Progress | None = None) -> PrepareSummary:
     """Prepare a site's store.
 
     An interrupted run goes on where it stopped when called again. The same inputs and salt give the same bytes,
-    whatever the number of workers. The manifest is written last: a folder without it is no store.
+    whatever the engine. A complete store is replaced in one step, once all of the new one is on disk; until then
+    it stands as it was. Files that it was made of, and that have not changed, are not read again.
 
     Args:
         settings: what to prepare, and how.
-        progress: called with (files done, files in all).
+        progress: called with (files done, files in all, files by outcome).
 
     Raises:
-        UserError: if settings, folder, table or map can't be used, or no image is left.
+        UserError: if settings, folder, table or map can't be used or don't fit the store that stands, another run
+            is at work on it, the disk is full, or no image is left.
     """
     settings.check()
     vocabulary = load_vocabulary(settings.vocabulary)
     source = open_source(settings, vocabulary)
     _check_out(settings)
     _check_names(source)
+    with _told_as_ours(settings), store_lock(settings.out):
+        finish_swap(settings.out)
+        clear_temporaries(settings.out)
+        return _prepare(settings, vocabulary, source, progress or (lambda _done, _all, _outcomes: None))
+
+
+def _prepare(
+    settings: PrepareSettings, vocabulary: Vocabulary, source: SourceData, progress: Progress
+) -> PrepareSummary:
+    """As :func:`prepare`, under the store's lock."""
+    standing, index = _standing(settings), read_index(settings.out)
+    salt = load_salt(settings.out, settings.salt_file, public=source.public)
+    record = for_the_record(settings, source)
+    reading_hash = stores.hash_of({"kind": source.kind, **pixel_settings(settings)})
+    head = head_of(settings, source, vocabulary, salt=salt, reading=reading_hash, record=record)
+    if standing is not None and not settings.replace:
+        refuse_changes(standing, index, head, record, vocabulary)
+    usable = standing is not None and index is not None and index.head.reading == reading_hash
+    whole = standing if standing is not None and usable and shards_are_whole(standing) else None
+    task = Task(settings, vocabulary, source, salt, head, whole)
+    journal = Journal(settings.out, reading_hash)
     try:
-        private_folder(settings.out)
-        salt = load_salt(settings.out, settings.salt_file, public=source.public)
-        about = {"kind": source.kind, "images": str(settings.images.resolve()), **_pixel_settings(settings)}
-        journal = Journal(settings.out, _hash(about))
-    except OSError as error:
-        raise UserError(f"{settings.out}: cannot be written ({error.strerror}). Give another --out.") from error
+        with _engine(settings, journal) as engine:
+            reading = Reading(source, settings.size, journal, engine, progress, settings.jpeg2000_reduce)
+            known = [index.records] if index is not None and index.head.reading == reading_hash else []
+            reading.resume([*known, journal.load()])
+            names = frozenset(file.name for file in source.files)
+            if whole is not None and index is not None and is_unchanged(whole, index, head, reading.records, names):
+                return _leave(task, whole, reading)
+            reading.read_rest()
+            if standing is not None and index is not None and not settings.replace:
+                refuse_losses(settings, standing, index, reading.records.values(), names)
+            summary = finish(task, reading)
+    finally:
+        journal.close()
+    return replace(summary, warnings=(*summary.warnings, *_remarks(standing, index, task)))
+
+
+@contextmanager
+def _told_as_ours(settings: PrepareSettings) -> Iterator[None]:
+    """A disk that is full, gone or not to be written ends in one line."""
     try:
-        records, resumed = _read_all(source, settings, journal, progress or (lambda _done, _all: None))
-        return _finish(settings, vocabulary, source, records, salt, journal, resumed)
+        yield
     except OSError as error:
         # Not the error's own text, which names the file: its path may name a patient.
         raise UserError(
             f"{settings.out}: the preparation could not go on ({error.strerror or type(error).__name__}). "
-            "Mend that and run again; what is done is kept."
+            "Mend that, or give another --out, and run again; what is done is kept."
         ) from error
-    finally:
-        journal.close()
+
+
+@contextmanager
+def _engine(settings: PrepareSettings, journal: Journal) -> Iterator[Engine | None]:
+    if settings.engine != "processes":
+        from nc_medfl.data.dask_engine import dask_engine
+
+        with dask_engine(settings.engine, settings.images, journal.folder) as engine:
+            yield engine
+    elif settings.workers:
+        yield ProcessEngine(settings.workers, initialise)
+    else:
+        yield None
+
+
+def _standing(settings: PrepareSettings) -> Store | None:
+    """The complete store that stands, or None. One that is damaged counts as none; a newer one is refused."""
+    out = settings.out
+    if not all((out / name).is_file() for name in (stores.MANIFEST, stores.INFO)):
+        return None
+    try:
+        return open_store(out)
+    except UserError:
+        try:
+            newer = int(json.loads((out / stores.INFO).read_text(encoding="utf-8"))["schema_version"]) > SCHEMA_VERSION
+        except (ValueError, KeyError, TypeError):
+            newer = False
+        if newer:
+            raise
+        return None
+
+
+def _leave(task: Task, standing: Store, reading: Reading) -> PrepareSummary:
+    """Nothing has changed: the store stands as it is."""
+    clear_work(task.settings.out)
+    counts = {str(outcome): int(count) for outcome, count in dict(standing.info.get("counts") or {}).items()}
+    join = join_of(task.source, reading.in_order())
+    task = replace(task, source=joined_source(task.source, join))
+    return summarise(task, standing.manifest, counts, join, reading.resumed, unchanged=True)
+
+
+def _remarks(standing: Store | None, index: Index | None, task: Task) -> tuple[str, ...]:
+    """What a person should know who has used the store as it was."""
+    if standing is None:
+        return ()
+    remarks = []
+    if index is not None and index.head.labels != task.head.labels:
+        remarks.append(
+            f"{task.source.table} says other than when the store was first made; its labels are in force now."
+        )
+    before = dict((standing.info.get("settings") or {}).get("versions") or {})
+    now = for_the_record(task.settings, task.source)["versions"]
+    changed = [
+        f"{name} {before[name]}, now {now[name]}" for name in now if name in before and before[name] != now[name]
+    ]
+    if changed and task.standing is not None:
+        remarks.append(f"Some images were read with {', '.join(changed)}; with another --out all are read alike.")
+    old = dict(zip(standing.manifest["sample_id"], standing.manifest["split"], strict=True))
+    new = open_store(task.settings.out).manifest
+    moved = sum(old.get(s, split) != split for s, split in zip(new["sample_id"], new["split"], strict=True))
+    if moved:
+        remarks.append(f"{moved} images changed between train, val and test: do not go on with a model trained before.")
+    return tuple(remarks)
 
 
 def _check_out(settings: PrepareSettings) -> None:
@@ -121,201 +195,8 @@ def _check_out(settings: PrepareSettings) -> None:
 
 
 def _check_names(source: SourceData) -> None:
-    """End before an hour of reading if no label can be about any image, or two disagree about one."""
+    """End before an hour of reading if no label can be about any image."""
     by_name = join_labels(source.labels.keys, [f.name for f in source.files], {}, match_name=source.match_name)
     by_uid = source.match_uid and any(_UID.fullmatch(key) for key in source.labels.keys)
-    if not by_name.label_of and not by_uid:
-        raise _no_match(source)
-    check_rivals(by_name, source)
-
-
-def _no_match(source: SourceData) -> UserError:
-    return UserError(
-        f"{source.table}: none of its {len(source.labels.keys)} images is among the {len(source.files)} files of "
-        "--images. Check the folder, or name the column with the file names with --image-column."
-    )
-
-
-def _pixel_settings(settings: PrepareSettings) -> dict[str, Any]:
-    return {"reader": READER_VERSION, "size": settings.size}
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _read_all(
-    source: SourceData, settings: PrepareSettings, journal: Journal, progress: Progress
-) -> tuple[list[Record], int]:
-    """Records of all files in the order of their names, reading those that the journal doesn't have."""
-    known = journal.load()
-    records = {file.name: known[file.name] for file in source.files if _is_current(file, known.get(file.name))}
-    resumed, total = len(records), len(source.files)
-    waiting = [file for file in source.files if file.name not in records]
-    batches = _batches(waiting, source, settings, journal)
-    progress(resumed, total)
-    # Closed at once on an error or Ctrl-C, not when the traceback is forgotten, so that the pool stops.
-    with closing(
-        run_batches(
-            read_batch, batches, workers=settings.workers, initialise=initialise, split=Batch.singles, crashed=crashed
-        )
-    ) as results:
-        for done in results:
-            journal.append(done)
-            records.update((record.name, record) for record in done)
-            progress(len(records), total)
-    return [records[file.name] for file in source.files], resumed
-
-
-def _is_current(file: SourceFile, record: Record | None) -> bool:
-    if record is None:
-        return False
-    status = file.path.stat()
-    return (status.st_size, status.st_mtime_ns) == (record.bytes, record.mtime_ns)
-
-
-def _batches(
-    files: Sequence[SourceFile], source: SourceData, settings: PrepareSettings, journal: Journal
-) -> list[Batch]:
-    # Few files are cut finer, so that all workers have some and the progress moves.
-    length = min(_FILES_A_BATCH, max(1, len(files) // (8 * max(1, settings.workers))))
-    first = journal.free_chunk()
-    return [
-        Batch(source.kind, settings.size, tuple(files[at : at + length]), journal.folder / f"{first + number}.npy")
-        for number, at in enumerate(range(0, len(files), length))
-    ]
-
-
-def _finish(
-    settings: PrepareSettings,
-    vocabulary: Vocabulary,
-    source: SourceData,
-    records: Sequence[Record],
-    salt: bytes,
-    journal: Journal,
-    resumed: int,
-) -> PrepareSummary:
-    uids = {record.name: record.identity.sop_uid for record in records}
-    join = join_labels(
-        source.labels.keys,
-        [record.name for record in records],
-        uids,
-        match_name=source.match_name,
-        match_uid=source.match_uid,
-    )
-    if not join.label_of:
-        raise _no_match(source)
-    check_rivals(join, source)
-    final, kept = judge(records, join, source, salt)
-    counted = Counter(record.outcome for record in final)
-    counts: dict[str, int] = {outcome: counted[outcome] for outcome in OUTCOMES if counted[outcome]}
-    out = settings.out
-    older = (out / stores.MANIFEST).is_file()
-    if kept or not older:
-        # From here until the manifest is written the folder is no store. One that stands already is not given
-        # up for nothing.
-        for name in (stores.MANIFEST, stores.INFO):
-            (out / name).unlink(missing_ok=True)
-        write_quarantine(out, final)
-        _write_private(out, source, final, kept, join)
-    if not kept:
-        listed = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
-        why = f"{stores.QUARANTINE} and {FOLDER}/sources.csv under --out say why."
-        raise UserError(
-            f"{settings.images}: no image can be used ({listed}). "
-            + (
-                "The earlier store in --out stands as it was; with another --out the reasons are listed."
-                if older
-                else why
-            )
-        )
-    settings_hash = _hash({"vocabulary": vocabulary.fingerprint, **_pixel_settings(settings)})
-    frame = manifest_of(
-        kept,
-        source,
-        vocabulary,
-        salt=salt,
-        site=settings.site,
-        fractions=settings.fractions,
-        seed=settings.seed,
-        settings_hash=settings_hash,
-        size=settings.size,
-    )
-    write_shards(out, kept, journal.folder, settings.size)
-    stores.write_store(
-        out,
-        frame,
-        vocabulary,
-        size=settings.size,
-        settings=_for_the_record(settings, source),
-        counts=counts,
-        settings_hash=settings_hash,
-    )
-    journal.discard()
-    splits = frame["split"].value_counts()
-    return PrepareSummary(
-        store=out,
-        images=len(frame),
-        patients=int(frame["patient_key"].nunique()),
-        counts=counts,
-        splits={split: int(splits.get(split, 0)) for split in ("train", "val", "test")},
-        positives=positives_by_split(frame, vocabulary),
-        labels_without_image=len(join.unmatched),
-        resumed=resumed,
-        warnings=_warnings(source, counts, join),
-    )
-
-
-def _for_the_record(settings: PrepareSettings, source: SourceData) -> dict[str, Any]:
-    """The settings as they stand in ``prepare.json``: no paths."""
-    return {
-        **_pixel_settings(settings),
-        "source": settings.source,
-        "site": settings.site,
-        "label_map": source.label_map,
-        "uncertain": source.uncertain,
-        "fractions": list(settings.fractions),
-        "seed": settings.seed,
-        "versions": {name: version(name) for name in ("pydicom", "imagecodecs", "opencv-python-headless", "numpy")},
-    }
-
-
-def _write_private(out: Path, source: SourceData, final: Sequence[Record], kept: Sequence[Kept], join: Join) -> None:
-    """The way back: which file and which original UIDs each sample is of, and the labels that found no image."""
-    folder = private_folder(out)
-    sample_of = {image.record.name: image.sample_id for image in kept}
-    paths = {file.name: str(file.path) for file in source.files}
-    write_private_table(
-        folder / "sources.csv",
-        ("sample_id", "outcome", "detail", "path", "study_uid", "sop_uid", "source_sha256"),
-        (
-            (
-                *(sample_of.get(r.name, ""), r.outcome, r.detail, paths[r.name]),
-                *(r.identity.study_uid, r.identity.sop_uid, r.source_sha256),
-            )
-            for r in final
-        ),
-    )
-    write_private_table(
-        folder / "labels_without_image.csv",
-        ("row", "image"),
-        ((str(source.labels.rows[p] + 2), source.labels.keys[p]) for p in join.unmatched),
-    )
-
-
-def _warnings(source: SourceData, counts: Mapping[str, int], join: Join) -> tuple[str, ...]:
-    found = []
-    if counts.get("no_label"):
-        found.append(f"{counts['no_label']} images have no row in {source.table} and are left out (no_label).")
-    if join.unmatched:
-        found.append(
-            f"{len(join.unmatched)} rows of {source.table} are about images that are not in the folder "
-            f"({FOLDER}/labels_without_image.csv lists them)."
-        )
-    if source.labels.contradictory:
-        found.append(
-            f"{source.labels.contradictory} images are labelled 'No Finding' and with a finding; the finding counts."
-        )
-    if merged := source.labels.merged + len({other for _, other in join.rivals}):
-        found.append(f"{merged} rows of {source.table} repeat another and are merged.")
-    return tuple(found)
+    if not by_name.label_of and not by_uid and not source.match_accession:
+        raise no_match(source)

@@ -1,26 +1,33 @@
-"""What a site keeps to itself, in ``site_private/``: the salt, the way back to the sources, work in progress."""
+"""What a site keeps to itself, in ``site_private/``: the salt, the way back to the sources, work in progress.
+
+The folder has mode 0700 and its files 0600, whatever the umask.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
-from nc_medfl.data.worker import Record
 from nc_medfl.errors import UserError
 
 FOLDER = "site_private"
 SALT = "salt.bin"
+#: Work in progress; gone once a store is complete.
+WORK = "work"
 #: Published images have published identifiers: a known salt gives everybody the same keys.
 PUBLIC_SALT = b"nc_medfl: a public data set needs no secret"
 _MIN_SALT = 16
+#: What a spreadsheet takes for a formula, and our own mark.
+_FORMULA = ("=", "+", "-", "@", "'")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
+_ESCAPED = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 
 def private_folder(store: Path) -> Path:
@@ -31,10 +38,26 @@ def private_folder(store: Path) -> Path:
     return folder
 
 
+def private_subfolder(folder: Path) -> Path:
+    """A folder inside ``site_private``, made if need be, for its owner only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def open_private(path: Path, *, append: bool = False) -> BinaryIO:
+    """Open a file for writing that only its owner may read; a former one is emptied, or appended to."""
+    how = os.O_APPEND if append else os.O_TRUNC
+    stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "ab" if append else "wb")
+    # Asked for again: the umask may have taken the owner's own rights, an older file may have more.
+    path.chmod(0o600)
+    return stream
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+    with open_private(temporary) as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
@@ -42,12 +65,44 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def write_private_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV that only its owner may read."""
+    """Write a CSV that only its owner may read, its cells made safe by :func:`safe_cell`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    write_private(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
+    writer.writerows([safe_cell(cell) for cell in row] for row in rows)
+    write_private(path, buffer.getvalue().encode())
+
+
+def safe_cell(text: str) -> str:
+    r"""A text for a CSV that people open in spreadsheets and terminals; :func:`plain_cell` undoes it.
+
+    Control characters, bytes of file names that are no UTF-8 and backslashes are written as escapes, and a quote
+    stands before what a spreadsheet would take for a formula.
+
+    Example:
+        >>> safe_cell("=1+1\n")
+        "'=1+1\\u000a"
+    """
+    plain = _UNSAFE.sub(lambda found: "\\\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", text)
+    return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
+
+
+def plain_cell(text: str) -> str:
+    """The inverse of :func:`safe_cell`."""
+    text = text.removeprefix("'")
+    return _ESCAPED.sub(lambda found: "\\" if found[1] == "\\" else chr(int(found[1][1:], 16)), text)
+
+
+def clear_temporaries(store: Path) -> None:
+    """Remove half-written files that a killed run left; to be called under the store's lock."""
+    for folder in (store, store / "shards", store / FOLDER):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def clear_work(store: Path) -> None:
+    """Remove the work in progress."""
+    shutil.rmtree(store / FOLDER / WORK, ignore_errors=True)
 
 
 def load_salt(store: Path, salt_file: Path | None, *, public: bool) -> bytes:
@@ -70,67 +125,3 @@ def load_salt(store: Path, salt_file: Path | None, *, public: bool) -> bytes:
     if len(salt) < _MIN_SALT:
         raise UserError(f"{path}: a salt needs {_MIN_SALT} bytes or more, this has {len(salt)}. Make a longer one.")
     return salt
-
-
-class Journal:
-    """Records of files already read, so that an interrupted preparation goes on where it stopped.
-
-    A chunk of pixels is on disk, whole, before its records are journalled.
-
-    Args:
-        store: the store being prepared.
-        settings: hash of what decides the pixels; work done under another is thrown away.
-    """
-
-    def __init__(self, store: Path, settings: str) -> None:
-        self._root = private_folder(store) / "work"
-        self.folder = self._root / settings[:16]
-        for other in self._root.glob("*"):
-            if other != self.folder:
-                shutil.rmtree(other, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._path = self.folder / "journal.jsonl"
-        self._stream: IO[str] | None = None
-
-    def load(self) -> dict[str, Record]:
-        """Records by file name. A last line cut short by a crash is left out."""
-        records: dict[str, Record] = {}
-        if not self._path.is_file():
-            return records
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = Record.from_json(json.loads(line))
-            except (ValueError, TypeError, KeyError):
-                continue
-            if not record.chunk or (self.folder / record.chunk).is_file():
-                records[record.name] = record
-        return records
-
-    def free_chunk(self) -> int:
-        """A number above that of every chunk there is."""
-        numbers = [int(p.stem.split("-")[0]) for p in self.folder.glob("*.npy") if p.stem.split("-")[0].isdigit()]
-        return max(numbers, default=-1) + 1
-
-    def append(self, records: Iterable[Record]) -> None:
-        """Journal some records, on disk before this returns."""
-        if self._stream is None:
-            # A line cut short must not swallow the next record.
-            self._stream = self._path.open("a", encoding="utf-8")
-            self._stream.write("\n")
-        for record in records:
-            self._stream.write(json.dumps(record.to_json()) + "\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Close the journal's file."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            # All that was journalled is on disk; what a full disk refused has been told already.
-            with suppress(OSError):
-                stream.close()
-
-    def discard(self) -> None:
-        """Throw the work away, once the store is complete."""
-        self.close()
-        shutil.rmtree(self._root, ignore_errors=True)

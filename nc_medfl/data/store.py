@@ -6,6 +6,7 @@ vocabulary, versions, counts), ``quarantine.csv``. Images are read by memory map
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nc_medfl.data import manifest as manifests
+from nc_medfl.data.arrays import write_array
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary
 
@@ -45,6 +47,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, (text + "\n").encode())
 
 
+def hash_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def shard_path(folder: Path, number: int) -> Path:
     """Where shard ``number`` of the store in ``folder`` lies."""
     return folder / SHARDS / f"{number:05d}.npy"
@@ -56,7 +63,7 @@ def write_shard(folder: Path, number: int, images: npt.NDArray[np.uint8]) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(images), allow_pickle=False)
+        write_array(stream, images)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -91,7 +98,7 @@ class Store:
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image of manifest row ``index`` (position), uint8 ``[size, size]``, a view into the map."""
         row = self.manifest.iloc[index]
-        picture: npt.NDArray[np.uint8] = self._shard(int(row["shard"]))[int(row["row"])]
+        picture: npt.NDArray[np.uint8] = self.shard(int(row["shard"]))[int(row["row"])]
         return picture
 
     def images(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -102,7 +109,7 @@ class Store:
         out = np.empty((len(positions), self.size, self.size), dtype=np.uint8)
         for number in np.unique(shards):
             here = shards == number
-            out[here] = self._shard(int(number))[rows[here]]
+            out[here] = self.shard(int(number))[rows[here]]
         return out
 
     def labels(self) -> npt.NDArray[np.float32]:
@@ -113,7 +120,12 @@ class Store:
         """Positions of the manifest rows of one split (``train``, ``val`` or ``test``)."""
         return np.flatnonzero((self.manifest["split"] == split).to_numpy(dtype=bool))
 
-    def _shard(self, number: int) -> npt.NDArray[np.uint8]:
+    def shard(self, number: int) -> npt.NDArray[np.uint8]:
+        """Images of one shard, uint8 ``[N, size, size]``, a memory map.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
         if number not in self._shards:
             path = shard_path(self.folder, number)
             try:
@@ -132,6 +144,7 @@ def write_store(
     settings: Mapping[str, Any],
     counts: Mapping[str, int],
     settings_hash: str,
+    labels: Mapping[str, Any] | None = None,
 ) -> Store:
     """Write manifest and ``prepare.json`` beside shards that are already there, and open the store.
 
@@ -143,13 +156,12 @@ def write_store(
         settings: what they were prepared with, as JSON values, without paths.
         counts: images by outcome.
         settings_hash: hash of the settings that decide pixels and labels.
+        labels: what was made of the label table, in counts.
     """
     from nc_medfl import __version__
 
     folder.mkdir(parents=True, exist_ok=True)
-    table = manifests.normalise(frame, vocabulary.findings)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
+    content = manifest_bytes(frame, vocabulary)
     write_json(
         folder / INFO,
         {
@@ -161,10 +173,20 @@ def write_store(
             "settings": dict(settings),
             "settings_hash": settings_hash,
             "counts": dict(counts),
+            **({} if labels is None else {"labels": dict(labels)}),
         },
     )
-    write_atomic(folder / MANIFEST, buffer.getvalue().to_pybytes())
+    write_atomic(folder / MANIFEST, content)
     return open_store(folder)
+
+
+def manifest_bytes(frame: pd.DataFrame, vocabulary: Vocabulary) -> bytes:
+    """A manifest as ``manifest.parquet`` holds it. The same rows give the same bytes."""
+    table = manifests.normalise(frame, vocabulary.findings)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
 
 
 def open_store(folder: str | Path) -> Store:

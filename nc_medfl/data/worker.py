@@ -9,7 +9,8 @@ import hashlib
 import logging
 import os
 import warnings
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import cv2
 import numpy as np
 import pydicom
 
+from nc_medfl.data.arrays import write_array
 from nc_medfl.data.dicom.quarantine import Outcome, Rejected
-from nc_medfl.data.dicom.reader import read_radiograph
-from nc_medfl.data.engine import begin_worker
+from nc_medfl.data.engine import begin_worker, stopping
+from nc_medfl.data.inputs.content import content_of, digest_of
+from nc_medfl.data.inputs.read import read_content
+from nc_medfl.data.memory import keep_freed_blocks
+from nc_medfl.data.private import open_private
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph
 from nc_medfl.data.sources.base import SourceFile, SourceKind
-from nc_medfl.data.sources.nih import read_picture
 from nc_medfl.errors import UserError
 
-_READERS = {"dicom": read_radiograph, "picture": read_picture}
+_HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,15 @@ class Batch:
     size: int
     files: tuple[SourceFile, ...]
     chunk: Path
+    jpeg2000_reduce: int = 0
 
     def singles(self) -> list[Batch]:
         """The same files, a batch and a chunk each."""
         stems = [self.chunk.with_name(f"{self.chunk.stem}-{n}.npy") for n in range(len(self.files))]
-        return [Batch(self.kind, self.size, (f,), chunk) for f, chunk in zip(self.files, stems, strict=True)]
+        return [replace(self, files=(f,), chunk=chunk) for f, chunk in zip(self.files, stems, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What became of one file. It names the file and its identifiers: journal and ``site_private`` only.
 
@@ -86,8 +91,14 @@ class Record:
 
 
 def initialise() -> None:
-    """Prepare a worker: one thread, no chatter (pydicom's remarks quote headers), stopped by its parent only."""
+    """Prepare a worker of this machine: stopped by its parent only, and as :func:`settle` says."""
     begin_worker()
+    settle()
+
+
+def settle() -> None:
+    """Prepare a process for reading: one thread, no chatter (pydicom's remarks quote headers)."""
+    keep_freed_blocks()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -99,14 +110,16 @@ def read_batch(batch: Batch) -> list[Record]:
     records: list[Record] = []
     squares: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     for file in batch.files:
+        if stopping():
+            raise InterruptedError("told to stop")
         record, square = _read_file(file, batch, len(squares))
         records.append(record)
         if square is not None:
             squares.append(square)
     if squares:
         temporary = batch.chunk.with_name(f".{batch.chunk.name}.tmp")
-        with temporary.open("wb") as stream:
-            np.save(stream, np.stack(squares), allow_pickle=False)
+        with open_private(temporary) as stream:
+            write_array(stream, np.stack(squares))
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(batch.chunk)
@@ -117,16 +130,26 @@ def crashed(batch: Batch) -> list[Record]:
     """The record of the one file of a batch that killed its worker."""
     (file,) = batch.files
     size, mtime = _listed(file)
-    return [Record(file.name, size, mtime, _sha256(file.path), "undecodable", "the decoder crashed")]
+    try:
+        digest = hashlib.sha256(content_of(file)).hexdigest()
+    except Rejected:
+        digest = digest_of(file)
+    return [Record(file.name, size, mtime, digest, "undecodable", "the decoder crashed")]
 
 
 def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.ndarray[Any, np.dtype[np.uint8]] | None]:
+    size, mtime, digest = 0, 0, ""
     try:
         size, mtime = _listed(file)
-        digest = _sha256(file.path)
-        radiograph = _read(batch.kind, file.path)
+        content = content_of(file)
+        # Beside decoding, not before it: both leave Python alone for most of their time.
+        hashed = _HASHING.submit(lambda: hashlib.sha256(content).hexdigest())
+        try:
+            radiograph = _read(batch, content)
+        finally:
+            digest = hashed.result()
     except Rejected as rejected:
-        return Record(file.name, size, mtime, digest, rejected.outcome, rejected.detail), None
+        return Record(file.name, size, mtime, digest or digest_of(file), rejected.outcome, rejected.detail), None
     except OSError as error:
         raise UserError(
             f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
@@ -149,10 +172,10 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
     return record, square
 
 
-def _read(kind: SourceKind, path: Path) -> Radiograph:
+def _read(batch: Batch, content: bytes) -> Radiograph:
     """Read a file so that whatever is wrong with it is one of the outcomes."""
     try:
-        return _READERS[kind](path)
+        return read_content(batch.kind, content, jpeg2000_reduce=batch.jpeg2000_reduce)
     except (Rejected, OSError):
         raise
     except MemoryError as error:
@@ -164,11 +187,3 @@ def _read(kind: SourceKind, path: Path) -> Radiograph:
 def _listed(file: SourceFile) -> tuple[int, int]:
     status = file.path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
+from nc_medfl.data.usage import record_use
 from nc_medfl.federation import keys
 from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.class_statistics import SiteStatistics
@@ -83,7 +84,21 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             self._worker = SiteWorker(
                 from_arguments(self.settings), find_site_config(fl_ctx.get_identity_name(), workspace)
             )
+            self._note_use(self._worker, fl_ctx)
         return self._worker
+
+    def _note_use(self, worker: SiteWorker, fl_ctx: FLContext) -> None:
+        """Note at the site which images this run uses, for a patient who asks. A run doesn't fail for want of it."""
+        settings = worker.settings.for_sites()
+        try:
+            record_use(
+                worker.store,
+                job=str(fl_ctx.get_job_id()),
+                name=settings.name,
+                settings=settings.model_dump(mode="json"),
+            )
+        except OSError:
+            self.log_warning(fl_ctx, "the store's site_private cannot be written, so that this run isn't noted there")
 
     @staticmethod
     def _keep_error(task_name: str, error: Exception, fl_ctx: FLContext) -> None:

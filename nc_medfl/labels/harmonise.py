@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from nc_medfl.errors import UserError
-from nc_medfl.labels.label_map import Delimited, LabelMap, canonical, check_vocabulary, suggest
-from nc_medfl.labels.vocabulary import NO_FINDING, Vocabulary
+from nc_medfl.labels.label_map import LabelMap, blank_policy, check_vocabulary, nearest, uncertain_policy
+from nc_medfl.labels.states import (
+    CONFLICT,
+    Reading,
+    States,
+    Strange,
+    agreed,
+    missing_columns,
+    read_states,
+    shown,
+)
+from nc_medfl.labels.vocabulary import Vocabulary
 
 Labels = npt.NDArray[np.float32]
 
@@ -22,6 +33,9 @@ _BLANK = {"unknown": np.nan, "negative": 0.0}
 class HarmonisedLabels:
     """Labels of a table, one entry an image, in the table's order.
 
+    Of rows about one image, what one leaves open another tells; a finding that they tell differently becomes
+    unknown. If they name different patients, the patient becomes empty, and the image can't be used.
+
     Attributes:
         keys: image keys as the table gives them, stripped, unique.
         labels: float32 ``[N, C]`` in the order of the vocabulary, NaN for unknown.
@@ -29,8 +43,11 @@ class HarmonisedLabels:
         raw: what the source said, by finding, ``[N]`` texts each; findings without a column are left out.
         patients: patient identifiers, or None where the map names no column.
         rows: the table's row of each entry, counted from 0 without the header.
-        merged: rows left out because they repeat another.
+        merged: rows merged into an earlier one about the same image.
         contradictory: images for which the source says No Finding and a finding; the finding counts.
+        disagreeing: images about which rows disagree in a finding.
+        patient_conflicts: images about which rows name different patients.
+        reading: what the entries say before any policy, and ``values`` what each state becomes, ``[C, 6]``.
     """
 
     keys: tuple[str, ...]
@@ -41,6 +58,30 @@ class HarmonisedLabels:
     rows: tuple[int, ...]
     merged: int
     contradictory: int
+    disagreeing: int
+    patient_conflicts: int
+    reading: Reading = field(repr=False)
+    values: Labels = field(repr=False)
+
+    def merged_with(self, pairs: Sequence[tuple[int, int]]) -> HarmonisedLabels:
+        """The labels once entries are known to be about one image, though they spell its key differently.
+
+        Args:
+            pairs: positions (kept, other); both stay, and the first gets what the two say together.
+        """
+        merge = _Merge(self.reading, self.raw, self.patients)
+        for first, other in pairs:
+            merge.row(first, other)
+        return _labelled(
+            replace(
+                self,
+                patients=merge.patients,
+                raw=merge.raw_texts(),
+                merged=self.merged + len({other for _, other in pairs}),
+                patient_conflicts=self.patient_conflicts + len(merge.torn),
+            ),
+            merge.reading(),
+        )
 
 
 def harmonise(
@@ -49,7 +90,8 @@ def harmonise(
     """Read a label table by its map.
 
     A finding without a column is unknown for every image. ``No Finding`` is 0 where a finding is present; else
-    what the source says of it; else 1 where all findings are known to be absent; else unknown.
+    what the source says of it; else 0 where something is present that the map leaves out; else 1 where all
+    findings are known to be absent; else unknown.
 
     Args:
         table: texts, one row an image.
@@ -59,146 +101,167 @@ def harmonise(
 
     Raises:
         UserError: for a missing column, a value or finding the map doesn't know, a finding the vocabulary
-            doesn't know, an empty image key, or two rows about one image that disagree.
+            doesn't know, or an empty image key.
     """
-    check_vocabulary(label_map, vocabulary, f"label map '{label_map.name}'")
-    _need(table, label_map.image_column, where, " Name it with --image-column.")
+    check_table(table, label_map, vocabulary, where)
+    reading = read_states(table, label_map, vocabulary)
+    if reading.strange:
+        raise UserError(_strange(reading.strange, label_map, where))
+    return resolve(table, label_map, vocabulary, reading)
+
+
+def check_table(table: pd.DataFrame, label_map: LabelMap, vocabulary: Vocabulary, where: str) -> None:
+    """Make sure that a map fits a vocabulary and the columns of a table, and that each row names its image.
+
+    Raises:
+        UserError: naming the map and what doesn't fit.
+    """
+    by_map = f"label map '{label_map.name}'"
+    check_vocabulary(label_map, vocabulary, by_map)
+    _need(table, label_map.image_column, where, f"L{by_map[1:]} takes the image from it: name it with --image-column.")
     if label_map.patient_column is not None:
-        _need(table, label_map.patient_column, where, " Mend 'patient_column' in the label map.")
+        remedy = f"L{by_map[1:]} takes the patient from it: name it with --patient-column."
+        _need(table, label_map.patient_column, where, remedy)
+    key = "findings" if label_map.delimited is None else "delimited"
+    for column in missing_columns(table, label_map):
+        _need(table, column, where, f"L{by_map[1:]} reads a finding from it: mend '{key}' there, or the table.")
+    empty = np.flatnonzero(table[label_map.image_column].astype(str).str.strip() == "")
+    if len(empty):
+        raise UserError(
+            f"{where}: row {int(empty[0]) + 2} has an empty '{label_map.image_column}'. Fill it or delete the row."
+        )
+
+
+def resolve(table: pd.DataFrame, label_map: LabelMap, vocabulary: Vocabulary, reading: Reading) -> HarmonisedLabels:
+    """Labels of a table that was read: one entry an image, by the map's policies."""
     keys = table[label_map.image_column].astype(str).str.strip()
-    if (keys == "").any():
-        row = int(np.flatnonzero(keys == "")[0])
-        raise UserError(f"{where}: row {row + 2} has an empty '{label_map.image_column}'. Fill it or delete the row.")
-    columns, raw = (
-        _from_wide(table, label_map, where)
-        if label_map.delimited is None
-        else _from_delimited(table, label_map.delimited, label_map, vocabulary, where)
+    named = label_map.patient_column
+    patients = None if named is None else tuple(table[named].astype(str).str.strip())
+    merge = _Merge(reading, {name: tuple(texts) for name, texts in reading.raw.items()}, patients)
+    again = keys.duplicated().to_numpy(dtype=bool)
+    kept = np.flatnonzero(~again)
+    if again.any():
+        place = dict(zip(keys.iloc[kept], kept.tolist(), strict=True))
+        for row in np.flatnonzero(again).tolist():
+            merge.row(place[keys.iloc[row]], row)
+    policies = [
+        [0.0, 1.0, _UNCERTAIN[uncertain_policy(label_map, f)], _BLANK[blank_policy(label_map, f)], np.nan, np.nan]
+        for f in vocabulary.findings
+    ]
+    whole, whose, raw = merge.reading(), merge.patients, merge.raw_texts()
+    one_each = replace(whole, states=whole.states[kept], normal=whole.normal[kept], other=whole.other[kept], raw={})
+    nothing: Labels = np.empty(0, dtype=np.float32)
+    return _labelled(
+        HarmonisedLabels(
+            keys=tuple(keys.iloc[kept]),
+            labels=nothing,
+            no_finding=nothing,
+            raw={name: tuple(texts[row] for row in kept) for name, texts in raw.items()},
+            patients=None if whose is None else tuple(whose[row] for row in kept),
+            rows=tuple(kept.tolist()),
+            merged=len(table) - len(kept),
+            contradictory=0,
+            disagreeing=0,
+            patient_conflicts=len(merge.torn),
+            reading=one_each,
+            values=np.array(policies, dtype=np.float32),
+        ),
+        one_each,
     )
-    unknown = np.full(len(table), np.nan, dtype=np.float32)
-    labels = np.stack([columns.get(name, unknown) for name in vocabulary.findings], axis=1)
-    no_finding, contradictory = _consistent(labels, columns.get(NO_FINDING, unknown))
-    patients = None if label_map.patient_column is None else table[label_map.patient_column].astype(str).str.strip()
-    kept = _one_row_an_image(keys, labels, no_finding, patients, where)
-    return HarmonisedLabels(
-        keys=tuple(keys.iloc[kept]),
-        labels=labels[kept],
-        no_finding=no_finding[kept],
-        raw={name: tuple(np.asarray(texts, dtype=object)[kept]) for name, texts in raw.items()},
-        patients=None if patients is None else tuple(patients.iloc[kept]),
-        rows=tuple(int(row) for row in kept),
-        merged=len(table) - len(kept),
-        contradictory=int(contradictory[kept].sum()),
+
+
+def _labelled(entries: HarmonisedLabels, reading: Reading) -> HarmonisedLabels:
+    """Labels from what was read, by the policies."""
+    columns = np.arange(reading.states.shape[1])
+    labels = entries.values[columns, reading.states]
+    stated = np.array([0.0, 1.0, np.nan, np.nan, np.nan, np.nan], dtype=np.float32)[reading.normal]
+    present = ((labels == 1) & ~reading.beside).any(axis=1)
+    clear = (labels == 0).all(axis=1)
+    told = np.where(np.isnan(stated), np.where(reading.other, 0.0, np.where(clear, 1.0, np.nan)), stated)
+    torn = (reading.states == CONFLICT).any(axis=1) | (reading.normal == CONFLICT)
+    told = np.where(torn & (told == 1), np.nan, told)
+    return replace(
+        entries,
+        labels=labels,
+        no_finding=np.where(present, 0.0, told).astype(np.float32),
+        contradictory=int((present & (stated == 1)).sum()),
+        disagreeing=int(torn.sum()),
+        reading=reading,
     )
+
+
+class _Merge:
+    """Rows about one image, put together in the first of them."""
+
+    def __init__(self, reading: Reading, raw: dict[str, tuple[str, ...]], patients: tuple[str, ...] | None) -> None:
+        self._reading = reading
+        self._states: States = reading.states.copy()
+        self._normal: States = reading.normal.copy()
+        self._other = reading.other.copy()
+        self._raw = raw
+        self._texts: dict[str, list[str]] | None = None
+        self._patients = None if patients is None else list(patients)
+        self.torn: set[int] = set()
+
+    @property
+    def patients(self) -> tuple[str, ...] | None:
+        """Patients, empty where rows about one image name different ones."""
+        if self._patients is None:
+            return None
+        return tuple("" if row in self.torn else patient for row, patient in enumerate(self._patients))
+
+    def row(self, first: int, other: int) -> None:
+        """Put what another row says to the first."""
+        if not np.array_equal(self._states[first], self._states[other]):
+            pairs = zip(self._states[first].tolist(), self._states[other].tolist(), strict=True)
+            self._states[first] = [agreed(a, b) for a, b in pairs]
+        self._normal[first] = agreed(int(self._normal[first]), int(self._normal[other]))
+        self._other[first] |= self._other[other]
+        for texts in self._copied().values():
+            if texts[other] not in texts[first].split("|"):
+                texts[first] += f"|{texts[other]}"
+        if self._patients is not None and self._patients[first] != self._patients[other]:
+            self.torn.add(first)
+
+    def _copied(self) -> dict[str, list[str]]:
+        if self._texts is None:
+            self._texts = {name: list(texts) for name, texts in self._raw.items()}
+        return self._texts
+
+    def raw_texts(self) -> dict[str, tuple[str, ...]]:
+        """What the source said, with what differs between merged rows side by side."""
+        return self._raw if self._texts is None else {name: tuple(texts) for name, texts in self._texts.items()}
+
+    def reading(self) -> Reading:
+        """What the rows say together."""
+        return replace(self._reading, states=self._states, normal=self._normal, other=self._other)
 
 
 def _need(table: pd.DataFrame, column: str, where: str, remedy: str) -> None:
     if column not in table:
         has = ", ".join(str(name) for name in table.columns)
-        raise UserError(f"{where}: no column '{column}' (it has: {has}).{remedy}")
+        raise UserError(f"{where}: no column '{column}' (it has: {has}). {remedy}")
 
 
-def _from_wide(table: pd.DataFrame, label_map: LabelMap, where: str) -> tuple[dict[str, Labels], dict[str, list[str]]]:
-    columns: dict[str, Labels] = {}
-    raw: dict[str, list[str]] = {}
-    for source, finding in (label_map.findings or {}).items():
-        _need(table, source, where, " Mend 'findings' in the label map, or the table.")
-        values = _numbers_of(table[source], label_map, where)
-        texts = [str(text).strip() for text in table[source]]
-        if finding in columns:
-            columns[finding] = _either(columns[finding], values)
-            texts = [f"{a}|{b}" for a, b in zip(raw[finding], texts, strict=True)]
-        else:
-            columns[finding] = values
-        raw[finding] = texts
-    return columns, raw
-
-
-def _numbers_of(column: pd.Series, label_map: LabelMap, where: str) -> Labels:
-    """A finding's column as 1, 0 or NaN."""
-    number = {
-        "positive": 1.0,
-        "negative": 0.0,
-        "uncertain": _UNCERTAIN[label_map.uncertain],
-        "unknown": np.nan,
-    }
-    known = {value: number[state] for value, state in label_map.values.state_of().items()}
-    known.setdefault("", _BLANK[label_map.blank])
-    meaning = {text: known.get(canonical(text)) for text in column.unique()}
-    wrong = [text for text, found in meaning.items() if found is None]
-    if wrong:
-        row = int(np.flatnonzero(column == wrong[0])[0])
-        listed = ", ".join(f"'{str(text)[:16]}'" for text in wrong[:5])
-        raise UserError(
-            f"{where}: column '{column.name}' holds {listed} (row {row + 2}), whose meaning is not given. "
+def _strange(found: Sequence[Strange], label_map: LabelMap, where: str) -> str:
+    """What the map doesn't know, for a person; nothing that may be a patient's name is quoted."""
+    column = found[0].column
+    here = [strange for strange in found if strange.column == column]
+    names = [] if label_map.delimited is None else [*label_map.delimited.names, *label_map.left_out]
+    listed = []
+    for strange in here[:8]:
+        near = nearest(strange.text, names) if names else ""
+        text = f"'{strange.text}'" if shown(strange, names) else f"a text of {len(strange.text)} characters"
+        text += f" (did you mean '{near}'?)" if near else ""
+        listed.append(f"{text} (row {strange.row + 2})")
+    more = f" and {len(here) - 8} more" if len(here) > 8 else ""
+    by_map = f"label map '{label_map.name}'"
+    if label_map.delimited is None:
+        return (
+            f"{where}: column '{column}' holds {', '.join(listed)}{more}, whose meaning {by_map} doesn't give. "
             "List it under 'values' in a label map (--label-map): positive, negative, uncertain or unknown."
         )
-    return np.array([meaning[text] for text in column], dtype=np.float32)
-
-
-def _either(first: Labels, second: Labels) -> Labels:
-    """Two columns of one finding: present if either is, unknown if either is, else absent."""
-    present = (first == 1) | (second == 1)
-    unknown = np.isnan(first) | np.isnan(second)
-    return np.where(present, 1.0, np.where(unknown, np.nan, 0.0)).astype(np.float32)
-
-
-def _from_delimited(
-    table: pd.DataFrame, delimited: Delimited, label_map: LabelMap, vocabulary: Vocabulary, where: str
-) -> tuple[dict[str, Labels], dict[str, list[str]]]:
-    _need(table, delimited.column, where, " Mend 'delimited' in the label map, or the table.")
-    cells = [
-        [part for part in (p.strip() for p in str(cell).split(delimited.separator)) if part]
-        for cell in table[delimited.column]
-    ]
-    names = {source.casefold(): finding for source, finding in delimited.names.items()}
-    normal = (delimited.normal or "").casefold()
-    wrong = sorted({part for cell in cells for part in cell if part.casefold() not in names} - {delimited.normal})
-    wrong = [part for part in wrong if part.casefold() != normal]
-    if wrong:
-        raise UserError(
-            f"{where}: column '{delimited.column}' lists what the label map doesn't know: "
-            f"{suggest([part[:40] for part in wrong[:8]], list(delimited.names))}. "
-            "Add it under 'delimited: names' in a label map (--label-map), or mend the table."
-        )
-    found = [{names.get(part.casefold(), NO_FINDING) for part in cell} for cell in cells]
-    blank = np.array([not cell for cell in cells])
-    columns: dict[str, Labels] = {}
-    raw: dict[str, list[str]] = {}
-    mapped = set(names.values())
-    for finding in (*vocabulary.findings, NO_FINDING):
-        if finding not in mapped and finding != NO_FINDING:
-            continue
-        present = np.array([finding in cell for cell in found], dtype=np.float32)
-        columns[finding] = np.where(blank, np.float32(_BLANK[label_map.blank]), present)
-        raw[finding] = ["" if empty else "1" if here else "0" for empty, here in zip(blank, present, strict=True)]
-    # An absent 'No Finding' is no statement: the findings tell.
-    stated = columns[NO_FINDING] == 1
-    columns[NO_FINDING] = np.where(stated, 1.0, np.nan).astype(np.float32)
-    return columns, raw
-
-
-def _consistent(labels: Labels, stated: Labels) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """``No Finding`` that agrees with the findings, and where the source contradicted itself."""
-    present = (labels == 1).any(axis=1)
-    clear = (labels == 0).all(axis=1)
-    told = np.where(np.isnan(stated), np.where(clear, 1.0, np.nan), stated)
-    return np.where(present, 0.0, told).astype(np.float32), present & (stated == 1)
-
-
-def _one_row_an_image(
-    keys: pd.Series, labels: Labels, no_finding: Labels, patients: pd.Series | None, where: str
-) -> npt.NDArray[np.int64]:
-    """Positions of the first row of each image, once repeated rows are known to agree."""
-    again = keys.duplicated().to_numpy(dtype=bool)
-    positions, repeated = np.flatnonzero(~again), np.flatnonzero(again)
-    place = dict(zip(keys.iloc[positions], positions, strict=True))
-    for row in repeated:
-        other = int(place[keys.iloc[row]])
-        same = np.array_equal(labels[row], labels[other], equal_nan=True)
-        same = same and np.array_equal(no_finding[[row]], no_finding[[other]], equal_nan=True)
-        if not same or (patients is not None and patients.iloc[row] != patients.iloc[other]):
-            raise UserError(
-                f"{where}: rows {other + 2} and {row + 2} are about one image and disagree "
-                f"({len(repeated)} repeated rows in all). Keep one of them."
-            )
-    return positions
+    return (
+        f"{where}: column '{column}' lists what {by_map} doesn't know: {', '.join(listed)}{more}. "
+        "Add it under 'delimited: names' or 'left_out' in a label map (--label-map), or mend the table."
+    )

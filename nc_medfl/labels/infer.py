@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -14,8 +15,17 @@ from nc_medfl.labels.vocabulary import NO_FINDING, Vocabulary
 _IMAGE_NAMES = (
     *("imageindex", "sopinstanceuid", "sopuid", "file", "filename", "filepath", "imagefile", "imagefilename"),
     *("imagepath", "path", "dicom", "dicomfile", "dicomid", "dcm", "image", "imageid", "imagename"),
+    *("accessionnumber", "accession"),
 )
 _UID_NAMES = frozenset({"sopinstanceuid", "sopuid"})
+_ACCESSION_NAMES = frozenset({"accessionnumber", "accession"})
+#: NIH's own name of the patient column, to the letter: others may hold a number of the row or of the visit.
+_NIH_PATIENT = "Patient ID"
+_FACTS = {
+    "view": ("viewposition", "view"),
+    "sex": ("patientgender", "patientsex", "sex", "gender"),
+    "age": ("patientage", "age"),
+}
 _DELIMITED_NAMES = ("findinglabels", "findings", "labels")
 #: Columns that often hold 0 and 1 and are no finding.
 _OTHER_NAMES = frozenset(
@@ -32,6 +42,7 @@ _OTHER_NAMES = frozenset(
             "frontallateral",
         ),
         *("appa", "patient", "patientid", "subject", "subjectid", "study", "studyid", "accession", "followup"),
+        *("accessionnumber", "patientnumber", "studydate"),
         *("split", "fold", "site", "hospital", "width", "height", "rows", "columns", "id", "index", "row"),
         *("seriesnumber", "instancenumber", "portable", "inpatient", "burnedin", "lossy"),
     }
@@ -40,56 +51,112 @@ _YES_OR_NO = frozenset({"0", "1", "true", "false", "yes", "no", "y", "n", "posit
 _LABEL_LIKE = _YES_OR_NO | {"-1", ""}
 
 
+@dataclass(frozen=True)
+class Named:
+    """What the command line says of a table's columns.
+
+    Attributes:
+        image: the column that names the image.
+        patient: the column with the patient's identifier.
+        labels: columns that are findings, ``COLUMN`` or ``COLUMN=FINDING``, or the one column that lists them.
+        ignore: columns that are no findings.
+        key: what the image column holds.
+    """
+
+    image: str | None = None
+    patient: str | None = None
+    labels: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    key: ImageKey | None = None
+
+
 def infer_label_map(
-    table: pd.DataFrame,
-    vocabulary: Vocabulary,
-    *,
-    where: str = "labels.csv",
-    image_column: str | None = None,
-    ignore_columns: Sequence[str] = (),
+    table: pd.DataFrame, vocabulary: Vocabulary, *, where: str = "labels.csv", named: Named | None = None
 ) -> LabelMap:
     """Work out a label map from a table's column names.
 
     Findings are columns named like the vocabulary's (case, spaces and underscores don't matter), or one column
-    such as ``Finding Labels`` that lists them.
+    such as ``Finding Labels`` that lists them. The patient is taken from the table only if its column is named on
+    the command line or is NIH's ``Patient ID``.
 
     Args:
         table: texts, one row an image.
         vocabulary: the findings wanted.
         where: what to call the table in errors.
-        image_column: its image column, if it has no conventional name.
-        ignore_columns: columns known to be no findings.
+        named: what is known of its columns.
 
     Raises:
         UserError: if there is no image column or no finding, or a column looks like a finding that the
             vocabulary doesn't have.
     """
+    named = named or Named()
+    for option, name in (*(("--ignore-column", n) for n in named.ignore), ("--patient-column", named.patient)):
+        if name is not None and name not in table:
+            raise UserError(f"{where}: {option} {name}: no such column ({_has(table)}).")
     folded = {_folded(str(name)): str(name) for name in reversed(list(table.columns))}
-    absent = [name for name in ignore_columns if name not in table]
-    if absent:
-        raise UserError(f"{where}: --ignore-column {absent[0]}: no such column ({_has(table)}).")
-    image = image_column or next((folded[name] for name in _IMAGE_NAMES if name in folded), None)
+    image = named.image or next((folded[name] for name in _IMAGE_NAMES if name in folded), None)
     if image is None or image not in table:
         raise UserError(f"{where}: no column '{image or 'Image Index'}' ({_has(table)}). Name it with --image-column.")
-    key: ImageKey = "sop_instance_uid" if _folded(image) in _UID_NAMES else "filename"
+    common = {
+        "name": "inferred",
+        "vocabulary": vocabulary.name,
+        "image_column": image,
+        "image_key": named.key or _key_of(image),
+        "patient_column": named.patient or (_NIH_PATIENT if _NIH_PATIENT in table else None),
+        "facts": {fact: folded[n] for fact, names in _FACTS.items() for n in reversed(names) if n in folded},
+        "ignore_columns": list(named.ignore),
+    }
+    if named.labels:
+        return LabelMap.model_validate({**common, **_from_named(table, vocabulary, named.labels, where)})
     wanted = {_folded(name): name for name in (*vocabulary.findings, NO_FINDING)}
     columns = {str(name): wanted[_folded(str(name))] for name in table.columns if _folded(str(name)) in wanted}
-    columns = {name: finding for name, finding in columns.items() if name not in ignore_columns}
-    common = {"name": "inferred", "vocabulary": vocabulary.name, "image_column": image, "image_key": key}
+    columns = {name: finding for name, finding in columns.items() if name not in named.ignore}
     if set(columns.values()) - {NO_FINDING}:
-        _no_stray_finding(table, {*columns, image, *ignore_columns}, vocabulary, where)
-        return LabelMap.model_validate({**common, "findings": columns, "ignore_columns": list(ignore_columns)})
+        _no_stray_finding(table, {*columns, image, str(named.patient), *named.ignore}, vocabulary, where)
+        return LabelMap.model_validate({**common, "findings": columns})
     listed = next((folded[name] for name in _DELIMITED_NAMES if name in folded), None)
-    if listed is None:
+    if listed is None or listed in named.ignore:
         raise UserError(
             f"{where}: no column is named like a finding of '{vocabulary.name}' and there is no 'Finding Labels' "
-            f"({_has(table)}). Say what its columns mean with --label-map."
+            f"({_has(table)}). Name them with --label-columns, or say what its columns mean with --label-map."
         )
     return LabelMap.model_validate({**common, "delimited": _delimited(listed, vocabulary)})
 
 
+def _key_of(image: str) -> ImageKey:
+    folded = _folded(image)
+    if folded in _UID_NAMES:
+        return "sop_instance_uid"
+    return "accession" if folded in _ACCESSION_NAMES else "filename"
+
+
+def _from_named(
+    table: pd.DataFrame, vocabulary: Vocabulary, texts: Sequence[str], where: str
+) -> dict[str, dict[str, str] | Delimited]:
+    """Findings, or the column that lists them, as ``--label-columns`` names them."""
+    wanted = {_folded(name): name for name in (*vocabulary.findings, NO_FINDING)}
+    findings: dict[str, str] = {}
+    for text in texts:
+        # A column's own name may hold an equals sign.
+        column, mark, finding = (text, "", "") if text in table else text.rpartition("=")
+        if column not in table:
+            raise UserError(f"{where}: --label-columns {text}: no column '{column or text}' ({_has(table)}).")
+        meant = wanted.get(_folded(finding if mark else column))
+        if meant is None and len(texts) == 1 and not mark:
+            return {"delimited": _delimited(column, vocabulary)}
+        if meant is None:
+            raise UserError(
+                f"{where}: --label-columns {text}: {suggest([finding if mark else column], vocabulary.findings)} is "
+                f"no finding of vocabulary '{vocabulary.name}'. Write COLUMN=FINDING, or give a --label-map."
+            )
+        findings[column] = meant
+    return {"findings": findings}
+
+
 def _delimited(column: str, vocabulary: Vocabulary) -> Delimited:
-    spellings = {spelling: name for name in vocabulary.findings for spelling in (name, name.replace("_", " "))}
+    spellings: dict[str, tuple[str, ...]] = {
+        spelling: (name,) for name in vocabulary.findings for spelling in (name, name.replace("_", " "))
+    }
     return Delimited(column=column, names=spellings)
 
 

@@ -1,23 +1,26 @@
-"""How one source's label table is to be read: a versioned YAML file, checked before use."""
+"""How one source's label table is to be read: a versioned map, checked before use."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nc_medfl.errors import UserError
 from nc_medfl.labels.vocabulary import NO_FINDING, Vocabulary
 
 Uncertain = Literal["ignore", "zeros", "ones"]
 Blank = Literal["unknown", "negative"]
-ImageKey = Literal["filename", "sop_instance_uid"]
+ImageKey = Literal["filename", "sop_instance_uid", "accession"]
+Fact = Literal["view", "sex", "age", "spacing", "rows"]
+
+#: The policy of findings that have none of their own.
+DEFAULT = "default"
+UNCERTAIN: tuple[Uncertain, ...] = ("ignore", "zeros", "ones")
+BLANK: tuple[Blank, ...] = ("unknown", "negative")
 
 
 def canonical(value: object) -> str:
@@ -41,8 +44,24 @@ def _texts(value: Any) -> Any:
     return value
 
 
+def _lists(value: Any) -> Any:
+    """A mapping to one name or several, as a mapping to several."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        str(key): [str(part) for part in item] if isinstance(item, (list, tuple)) else [str(item)]
+        for key, item in value.items()
+    }
+
+
+def _by_finding(value: Any) -> Any:
+    """One policy for all findings, as a mapping."""
+    return {DEFAULT: value} if isinstance(value, str) else value
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Names = Annotated[dict[str, str], BeforeValidator(_texts)]
+ManyNames = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_lists)]
 
 
 class _Strict(BaseModel):
@@ -74,12 +93,23 @@ class Values(_Strict):
 
 
 class Delimited(_Strict):
-    """One column that lists the findings present; what it doesn't list is absent."""
+    """One column that lists the findings present; what it doesn't list is absent.
+
+    Attributes:
+        column: the column.
+        separator: between two names.
+        names: name in the table to the finding or findings it means.
+        normal: the name that says nothing was found.
+        unstated: names that leave what is not listed unknown, such as ``unchanged``.
+        others: names that stand neither here nor in the map's ``left_out``: an error, or left out too.
+    """
 
     column: str
     separator: str = Field(default="|", min_length=1)
-    names: Names = {}
+    names: ManyNames = {}
     normal: str | None = NO_FINDING
+    unstated: Texts = ()
+    others: Literal["refuse", "leave_out"] = "refuse"
 
 
 class LabelMap(_Strict):
@@ -87,15 +117,25 @@ class LabelMap(_Strict):
 
     Attributes:
         name: a short name; ``version`` counts its changes.
+        source: which publication or table it was written for.
         vocabulary: name of the vocabulary it maps to.
         image_column: column that says which image a row is about, by ``image_key``: a file name (a path
-            relative to the images folder, or the bare name, with or without extension) or an SOP Instance UID.
+            relative to the images folder, or the bare name, with or without extension), an SOP Instance UID, or
+            an accession number (whose row is about every image of the examination).
         patient_column: column with the patient's identifier, where it is not taken from the image.
         findings: source column to finding, for a table with a column a finding.
+        one_of: source column to several findings it doesn't tell apart: absent means that all are absent,
+            present leaves each of them unknown.
         delimited: instead of ``findings``, one column that lists what is present.
+        left_out: source column or listed name to the reason why no finding is made of it.
+        optional: columns that may be missing; their findings are unknown then.
+        beside_no_finding: findings, or names left out, that the source allows beside ``No Finding``.
         values: which texts mean what.
-        uncertain: what becomes of an uncertain label: unknown, 0 or 1.
-        blank: what an empty cell means.
+        uncertain: what becomes of an uncertain label: unknown, 0 or 1; one for all, or by finding (``default``
+            for the others).
+        blank: what an empty cell means, in the same forms.
+        facts: columns with view, sex and age, of pictures without a header; ``spacing`` (mm) with the ``rows``
+            it holds for. Of several columns the first that the table has.
         ignore_columns: columns left out knowingly.
     """
 
@@ -107,57 +147,90 @@ class LabelMap(_Strict):
     image_key: ImageKey = "filename"
     patient_column: str | None = None
     findings: Names | None = None
+    one_of: ManyNames = {}
     delimited: Delimited | None = None
+    left_out: Names = {}
+    optional: Texts = ()
+    beside_no_finding: Texts = ()
     values: Values = Values()
-    uncertain: Uncertain = "ignore"
-    blank: Blank = "unknown"
+    uncertain: Annotated[dict[str, Uncertain], BeforeValidator(_by_finding)] = {DEFAULT: "ignore"}
+    blank: Annotated[dict[str, Blank], BeforeValidator(_by_finding)] = {DEFAULT: "unknown"}
+    facts: Annotated[dict[Fact, tuple[str, ...]], BeforeValidator(_lists)] = {}
     ignore_columns: Texts = ()
 
     @model_validator(mode="after")
     def _one_kind_of_table(self) -> LabelMap:
         if bool(self.findings) == (self.delimited is not None):
             raise ValueError("give either 'findings' or 'delimited'")
+        if self.one_of and self.delimited is not None:
+            raise ValueError("'one_of' goes with 'findings'; list several under 'delimited: names' instead")
         return self
+
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Source column or listed name to the findings it tells of, without ``No Finding``."""
+        if self.delimited is not None:
+            named: Mapping[str, tuple[str, ...]] = self.delimited.names
+        else:
+            named = {**{column: (finding,) for column, finding in (self.findings or {}).items()}, **self.one_of}
+        told = {name: tuple(f for f in findings if f != NO_FINDING) for name, findings in named.items()}
+        return {name: findings for name, findings in told.items() if findings}
 
     def targets(self) -> list[str]:
         """Findings of the vocabulary that the map names, without ``No Finding``."""
-        names = (self.findings or {}).values() if self.delimited is None else self.delimited.names.values()
-        return [name for name in dict.fromkeys(names) if name != NO_FINDING]
+        return list(dict.fromkeys(finding for findings in self.sources().values() for finding in findings))
+
+    def with_policies(self, uncertain: Sequence[str], blank: Sequence[str]) -> LabelMap:
+        """The map with policies from the command line put over its own.
+
+        Args:
+            uncertain: ``zeros`` for all findings, or ``Edema=ones`` for one.
+            blank: the same, with ``unknown`` and ``negative``.
+
+        Raises:
+            UserError: for a policy that there isn't.
+        """
+        changes = {
+            "uncertain": _overridden(self.uncertain, uncertain, UNCERTAIN, "--uncertain"),
+            "blank": _overridden(self.blank, blank, BLANK, "--blank"),
+        }
+        return self.model_copy(update=changes)
 
 
-def available_label_maps() -> list[str]:
-    """Names of the label maps that come with the package."""
-    return sorted(p.stem for p in _folder().glob("*.yaml"))
-
-
-def load_label_map(name_or_path: str | Path) -> LabelMap:
-    """Read a label map by its name in the package, or from a file.
+def policies_of(texts: Sequence[str], known: Sequence[str], option: str) -> dict[str, str]:
+    """Policies as the command line gives them, by finding.
 
     Raises:
-        UserError: naming the file, the line and the key that is wrong.
+        UserError: for a policy that there isn't.
     """
-    path = _folder() / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_TextLoader)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the label map cannot be read ({error.strerror}). Give a file, or one of: "
-            f"{', '.join(available_label_maps())}."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML. Mend the syntax there."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a label map is made of 'key: value' lines, such as 'image_column: file'.")
-    try:
-        return LabelMap.model_validate(content)
-    except ValidationError as error:
-        raise UserError(_explain(error, path, text)) from error
+    found: dict[str, str] = {}
+    for text in texts:
+        finding, mark, policy = text.rpartition("=")
+        if policy.strip() not in known or (mark and not finding.strip()):
+            listed = f"{', '.join(known[:-1])} and {known[-1]}"
+            raise UserError(
+                f"{option} {text}: there are {listed}. Give one for all findings, or FINDING=POLICY for one of them."
+            )
+        found[finding.strip() or DEFAULT] = policy.strip()
+    return found
+
+
+def uncertain_policy(label_map: LabelMap, finding: str) -> Uncertain:
+    """What becomes of an uncertain label of a finding."""
+    return label_map.uncertain.get(finding, label_map.uncertain.get(DEFAULT, "ignore"))
+
+
+def blank_policy(label_map: LabelMap, finding: str) -> Blank:
+    """What an empty cell says of a finding."""
+    return label_map.blank.get(finding, label_map.blank.get(DEFAULT, "unknown"))
+
+
+def _overridden(
+    own: Mapping[str, str], texts: Sequence[str], known: Sequence[str], option: str
+) -> Mapping[str, Uncertain | Blank]:
+    given = policies_of(texts, known, option)
+    # One policy for all is meant for all: it takes the map's own exceptions back.
+    kept = {} if DEFAULT in given else own
+    return cast("Mapping[str, Uncertain | Blank]", {**kept, **given})
 
 
 def check_vocabulary(label_map: LabelMap, vocabulary: Vocabulary, where: str) -> None:
@@ -177,55 +250,26 @@ def check_vocabulary(label_map: LabelMap, vocabulary: Vocabulary, where: str) ->
             f"{where}: not in vocabulary '{vocabulary.name}': {suggest(wrong, vocabulary.findings)}. "
             f"Map to one of: {', '.join((*vocabulary.findings, NO_FINDING))}."
         )
+    for key, policies in (("uncertain", label_map.uncertain), ("blank", label_map.blank)):
+        strangers = [name for name in policies if name not in (*vocabulary.findings, DEFAULT)]
+        if strangers:
+            raise UserError(
+                f"{where}: '{key}' speaks of what is not in vocabulary '{vocabulary.name}': "
+                f"{suggest(strangers, vocabulary.findings)}. Name one of its findings, or '{DEFAULT}'."
+            )
 
 
 def suggest(wrong: Sequence[str], known: Sequence[str]) -> str:
     """Wrong names in a line, each with the nearest known one."""
-    by_folded = {name.casefold(): name for name in known}
     out = []
     for name in wrong:
-        near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
-        out.append(f"'{name}' (did you mean '{by_folded[near[0]]}'?)" if near else f"'{name}'")
+        near = nearest(name, known)
+        out.append(f"'{name}' (did you mean '{near}'?)" if near else f"'{name}'")
     return ", ".join(out)
 
 
-class _TextLoader(yaml.SafeLoader):
-    """YAML in which yes, no, on and off are text: they are values of label tables."""
-
-
-_TextLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _folder() -> Path:
-    return Path(str(resources.files("nc_medfl.labels"))) / "maps"
-
-
-def _explain(error: ValidationError, path: Path, text: str) -> str:
-    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    location = [str(part) for part in first["loc"]]
-    place = f"{path}{_line_of(text, location)}"
-    if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"values": Values, "delimited": Delimited}
-        known = models.get(location[0], LabelMap).model_fields
-        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.5)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
-        return f"{place}: unknown key '{'.'.join(location)}'. {remedy}"
-    if first["type"] == "missing":
-        return f"{place}: the key '{'.'.join(location)}' is missing. Add it."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {': '.join([*location[:1], message])}. Mend the value."
-
-
-def _line_of(text: str, location: Sequence[str]) -> str:
-    node = yaml.compose(text, Loader=_TextLoader)
-    line = 0
-    for key in location:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((k, v) for k, v in pairs if k.value == key), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return f", line {line}" if line else ""
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name most like one, empty where none is much like it."""
+    by_folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(name.casefold()[:80], list(by_folded), n=1, cutoff=0.6)
+    return by_folded[near[0]] if near else ""

@@ -51,7 +51,7 @@ def test_the_path_of_the_store_stands_alone_on_the_last_line(call, shared_data, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--source", "chexpert"), "there are nih and dicom"),
+        (("--source", "nowhere"), "there are"),
         (("--fractions", "a,b"), "three numbers"),
         (("--uncertain", "maybe"), "ignore, zeros and ones"),
     ],

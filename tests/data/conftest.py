@@ -9,6 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from prepare_support import FILES, contents, settings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, RLELossless, generate_uid
@@ -77,3 +78,30 @@ def picture() -> np.ndarray:
     rows, cols = np.mgrid[0:96, 0:80]
     smooth = 2000 + 1200 * np.sin(rows / 15) + 600 * np.cos(cols / 9)
     return np.clip(smooth + np.random.default_rng(7).normal(0, 40, smooth.shape), 0, 4095).astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, make_dicom: Callable[..., Path], picture: np.ndarray) -> Path:
+    """Radiographs of 40 patients, some files that can't be used, a label table and a salt."""
+    folder = tmp_path_factory.mktemp("archive")
+    rows = ["file,Effusion,Mass"]
+    for number in range(FILES):
+        name = f"{number % 7}/im{number:03d}.dcm"
+        pixels = np.roll(picture, number, axis=0) + np.uint16(number)
+        make_dicom(folder / "images" / name, pixels, PatientID=f"SECRET-{number // 3}")
+        rows.append(f"{name},{number % 2},{int(number % 11 == 0)}")
+    (folder / "images" / "notes.txt").write_text("no image")
+    (folder / "images" / "3" / "empty.dcm").write_bytes(b"")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / "salt").write_bytes(b"0123456789abcdef")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a store of the archive that was prepared without any disturbance."""
+    from nc_medfl.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("undisturbed") / "store"
+    assert prepare(settings(archive, out)).counts == {"ok": FILES, "empty_file": 1, "not_dicom": 1}
+    return contents(out)

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from nc_medfl.data.engine import run_batches
+from nc_medfl.data.engine import ProcessEngine, run_batches
 from nc_medfl.errors import UserError
 
 #: A spawned worker imports what it runs, so that stands in a module of its own.
@@ -55,8 +55,7 @@ def run(work, batches, workers, initialise=None):
     results = run_batches(
         work.double,
         batches,
-        workers=workers,
-        initialise=initialise or work.nothing,
+        engine=ProcessEngine(workers, initialise or work.nothing) if workers else None,
         split=work.singles,
         crashed=work.lost,
     )
@@ -82,7 +81,7 @@ def test_workers_that_cannot_start_are_not_blamed_on_the_files(work):
 SLEEPY = """
 import os, sys, time
 from pathlib import Path
-from nc_medfl.data.engine import begin_worker, run_batches
+from nc_medfl.data.engine import ProcessEngine, begin_worker, run_batches
 
 
 def doze(batch):
@@ -91,7 +90,7 @@ def doze(batch):
 
 
 if __name__ == "__main__":
-    list(run_batches(doze, [(1,), (2,)], workers=2, initialise=begin_worker, split=list, crashed=doze))
+    list(run_batches(doze, [(1,), (2,)], engine=ProcessEngine(2, begin_worker), split=list, crashed=doze))
 """
 
 

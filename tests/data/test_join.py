@@ -76,3 +76,20 @@ def test_a_hundred_thousand_namesakes_are_joined_at_once():
 def test_uids_are_no_file_names_where_the_map_says_so():
     uids = {"b/three": "one"}
     assert join_labels(["one"], NAMES, uids, match_name=False).label_of == {"b/three": 0}
+
+
+def test_an_accession_number_covers_all_images_of_the_examination():
+    accessions = {"a/one.dcm": "A7", "b/two.dcm": "A7", "b/three": "", "c/1.2.840.5.dcm": "A9"}
+    join = join_labels(["A7", "one", "A8"], NAMES, {}, accessions=accessions, match_name=False, match_uid=False)
+    assert join.label_of == {"a/one.dcm": 0, "b/two.dcm": 0}
+    assert join.unmatched == (1, 2)
+
+
+@pytest.mark.parametrize("key", ["scan", "scan.nii.gz", "scan.png", "x/scan.nii"])
+def test_a_nifti_is_found_with_and_without_both_of_its_extensions(key):
+    assert join_labels([key], ["x/scan.nii.gz"], {}).label_of == {"x/scan.nii.gz": 0}
+
+
+def test_names_of_hostile_length_and_kind_are_keys_like_others():
+    names = ["=cmd|x.dcm", "../" + "a" * 4000 + ".dcm", "x\x1b[31m.dcm"]
+    assert join_labels(["=cmd|x", "a" * 4000, "x\x1b[31m"], names, {}).label_of == {n: i for i, n in enumerate(names)}

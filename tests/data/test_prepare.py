@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from nc_medfl.data.prepare import prepare
@@ -100,7 +101,7 @@ def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(hospital):
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(hospital):
-    def stop_half_way(done: int, total: int) -> None:
+    def stop_half_way(done: int, total: int, _outcomes: object) -> None:
         if done >= total // 2:
             raise KeyboardInterrupt
 
@@ -125,7 +126,7 @@ def test_a_store_that_lost_its_manifest_is_made_again(hospital):
 
 def test_a_changed_size_does_not_use_work_done_at_another(hospital):
     with pytest.raises(KeyboardInterrupt):
-        prepare(settings(hospital), lambda done, total: (_ for _ in ()).throw(KeyboardInterrupt) if done else None)
+        prepare(settings(hospital), lambda done, *_: (_ for _ in ()).throw(KeyboardInterrupt) if done else None)
     summary = prepare(settings(hospital, size=48))
     assert summary.resumed == 0
     assert open_store(hospital / "store").size == 48
@@ -225,14 +226,19 @@ def test_one_label_by_bare_name_cannot_be_about_two_images(hospital, make_dicom,
         prepare(settings(hospital))
 
 
-def test_rows_that_name_one_image_in_two_ways_must_agree(hospital):
+def test_rows_that_name_one_image_in_two_ways_are_merged_and_where_they_disagree_nothing_is_known(hospital):
     # Row 3 says a/im01.dcm has an effusion.
     table = (hospital / "labels.csv").read_text()
     (hospital / "labels.csv").write_text(table + "a/im01,1,1,,50\n")
     assert "1 rows of labels.csv repeat another" in " ".join(prepare(settings(hospital)).warnings)
     (hospital / "labels.csv").write_text(table + "a/im01,0,1,,50\n")
-    with pytest.raises(UserError, match=r"labels.csv: rows 3 and 14 are about one image"):
-        prepare(settings(hospital, "other"))
+    summary = prepare(settings(hospital, "other"))
+    assert "Rows of labels.csv disagree about 1 images" in " ".join(summary.warnings)
+    labels = open_store(hospital / "other").manifest[["label:Effusion", "label:Cardiomegaly"]]
+    # Of twelve images six have an effusion and six haven't; of one of the six it is no longer known.
+    assert labels["label:Effusion"].value_counts().to_dict() == {0.0: 6, 1.0: 5}
+    assert labels["label:Effusion"].isna().sum() == 1
+    assert labels["label:Cardiomegaly"].notna().all()
 
 
 def test_a_broken_file_is_quarantined_with_the_others_kept(hospital):
@@ -277,12 +283,15 @@ def test_bad_input_is_named(hospital, change, message):
 def test_an_unreadable_folder_is_an_error(hospital, monkeypatch):
     import os
 
-    def refuse(folder, onerror):
-        onerror(PermissionError(13, "Permission denied"))
-        return iter(())
+    scandir = os.scandir
+
+    def refuse(folder):
+        if folder == hospital / "images":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
 
     # Root, as in containers, reads everything; so the system's refusal is played.
-    monkeypatch.setattr(os, "walk", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="cannot be read"):
         prepare(settings(hospital))
 

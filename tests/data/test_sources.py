@@ -50,6 +50,9 @@ _GZIP = gzip.compress(PLAIN.encode() * 1000)
         (b"DOE^JOHN,1.2.840.1.5,1\nROE^JANE,1.2.840.1.6,0\n", "first row is about an image"),
         (b"PK\x03\x04 a workbook", "is no text file"),
         (b"file,a\n\0,1\n", "is no text file"),
+        (b"file,a\x1b[31m\nx,1\n", "holds control characters"),
+        (b"file," + b"a" * 4000 + b"\nx,1\n", "name is too long"),
+        (b'file,"a\nx,1\n' + b"y" * 200_000, "not readable as CSV"),
         (_GZIP[:-20], "cannot be read"),
         (_GZIP[:20] + bytes(byte ^ 0xFF for byte in _GZIP[20:40]) + _GZIP[40:], "cannot be read"),
     ],
@@ -60,3 +63,9 @@ def test_what_is_no_table_is_refused_without_quoting_its_rows(tmp_path, content,
     with pytest.raises(UserError, match=message) as caught:
         read_table(path)
     assert "DOE" not in str(caught.value)
+
+
+def test_only_the_columns_that_are_wanted_are_kept(tmp_path):
+    (tmp_path / "t.csv").write_text('a,report,"b\nc"\n1,"free, text",2\n3,,4\n')
+    table = read_table(tmp_path / "t.csv", columns=("a", "b c", "z"))
+    assert table.to_dict("list") == {"a": ["1", "3"], "b c": ["2", "4"]}

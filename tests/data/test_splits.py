@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nc_medfl.data.assemble import judge, manifest_of
+from nc_medfl.data.join import join_labels
+from nc_medfl.data.radiograph import Facts, Identity
+from nc_medfl.data.sources import SourceData, SourceFile
 from nc_medfl.data.splits import assign_splits
+from nc_medfl.data.worker import Record
+from nc_medfl.labels import harmonise, infer_label_map, load_vocabulary
+from nc_medfl.labels.preview import preview
 
 SPLITS = ("train", "val", "test")
 
@@ -80,3 +90,66 @@ def test_thirty_thousand_patients_take_seconds():
 def test_fractions_must_add_up(fractions):
     with pytest.raises(ValueError, match="add up to 1"):
         assign_splits(["a"], np.zeros((1, 1), dtype=np.float32), fractions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    files=st.lists(
+        # patient, picture, SOP Instance UID, has a label: few of each, so that all kinds of twins occur
+        st.tuples(st.integers(0, 8), st.integers(0, 12), st.integers(0, 12), st.booleans()),
+        min_size=1,
+        max_size=40,
+    ),
+    seed=st.integers(0, 5),
+)
+def test_a_store_is_split_by_patient_and_by_pixels_whatever_twins_there_are(files, seed):
+    records = [
+        Record(
+            *(f"{number:02d}.dcm", 1, 1, f"source{number}", "ok"),
+            pixel_sha256=f"pixels{picture}",
+            facts=Facts(64, 64),
+            identity=Identity(patient_id=f"P{patient}", sop_uid=f"1.2.{uid}"),
+        )
+        for number, (patient, picture, uid, _) in enumerate(files)
+    ]
+    table = pd.DataFrame(
+        [(r.name, str(n % 2)) for n, (r, f) in enumerate(zip(records, files, strict=True)) if f[3]],
+        columns=["file", "Effusion"],
+        dtype=str,
+    )
+    vocabulary = load_vocabulary("nih14")
+    if table.empty:
+        return
+    label_map = infer_label_map(table, vocabulary)
+    labels = harmonise(table, label_map, vocabulary)
+    source = SourceData(
+        kind="dicom",
+        files=tuple(SourceFile(r.name, Path(r.name)) for r in records),
+        labels=labels,
+        label_map="",
+        table="t",
+        preview=preview(table, label_map, vocabulary, labels),
+    )
+    join = join_labels(labels.keys, [r.name for r in records], {})
+    final, kept = judge(records, join, source, b"salt")
+    frame = manifest_of(
+        kept,
+        source,
+        vocabulary,
+        salt=b"salt",
+        site="s",
+        fractions=(0.6, 0.2, 0.2),
+        seed=seed,
+        settings_hash="",
+        size=64,
+    )
+    assert (frame.groupby("patient_key")["split"].nunique() == 1).all()
+    assert frame["pixel_sha256"].is_unique
+    assert (frame.groupby("pixel_sha256")["split"].nunique() == 1).all()
+    # Every file has one outcome, and of each labelled picture one file is kept, unless its UID was another's.
+    assert len(final) == len(files)
+    outcomes = Counter(record.outcome for record in final)
+    assert outcomes["ok"] == len(kept)
+    assert outcomes["no_label"] == sum(not f[3] for f in files)
+    lost = {r.pixel_sha256 for r, f in zip(records, files, strict=True) if f[3]} - set(frame["pixel_sha256"])
+    assert all(r.outcome in ("duplicate_uid", "no_label") for r in final if r.pixel_sha256 in lost)

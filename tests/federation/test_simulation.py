@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from nc_medfl.config import JobSettings, load_job_settings, load_site_config
-from nc_medfl.data.store import shard_path
+from nc_medfl.data.store import open_store, shard_path
+from nc_medfl.data.usage import run_folders, runs_that_used
 from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.processes import family, stop
 from nc_medfl.federation.site import site_files
@@ -124,6 +125,19 @@ def test_flare_gives_the_same_models_as_the_sites_in_turn(finished: Path, sites:
     assert content["round"] == ROUNDS
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, expected[-1][name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_each_site_notes_the_run_and_the_note_leads_to_the_run_folder(finished: Path, sites: Path) -> None:
+    for path in site_files(sites).values():
+        store = open_store(load_site_config(path).store)
+        split_of = dict(zip(store.manifest["patient_key"], store.manifest["split"], strict=True))
+        patient = str(store.manifest["patient_key"][0])
+        uses = runs_that_used(store.folder, frozenset([patient]), "other", run_folders([finished.parent]))
+        # Other tests run other jobs over the same sites.
+        mine = [use for use in uses if use.folder == str(finished)]
+        assert [(use.splits, use.certain) for use in mine] == [((split_of[patient],), True)]
+        assert runs_that_used(store.folder, frozenset(["nobody"]), "other", run_folders([finished.parent])) == []
+        assert (store.folder / "site_private" / "runs.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_frame_is_bit_identical_before_and_after(finished: Path) -> None:

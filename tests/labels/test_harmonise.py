@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nc_medfl.errors import UserError
-from nc_medfl.labels import LabelMap, Vocabulary, harmonise, infer_label_map, load_label_map, load_vocabulary
+from nc_medfl.labels import LabelMap, Named, Vocabulary, harmonise, infer_label_map, load_label_map, load_vocabulary
 from nc_medfl.labels.label_map import canonical
 
 NAN = float("nan")
@@ -105,11 +105,125 @@ def test_listed_findings_are_present_and_the_others_absent():
     same(labels.no_finding, [0, 1, NAN, 0])
 
 
-def test_equal_rows_of_one_image_are_merged_and_unequal_ones_refused():
+def test_listed_names_may_mean_two_findings_or_leave_the_rest_open():
+    listed = LabelMap.model_validate(
+        {
+            "name": "m",
+            "vocabulary": "two",
+            "image_column": "file",
+            "delimited": {
+                "column": "says",
+                "names": {"both": ["Effusion", "Mass"], "tumour": "Mass"},
+                "normal": "clear",
+                "unstated": ["as before"],
+            },
+            "left_out": {"scoliosis": "not wanted", "pacemaker": "no disease"},
+            "beside_no_finding": ["pacemaker"],
+        }
+    )
+    cells = ["both", "as before", "as before|tumour", "Scoliosis", "pacemaker", "clear", "clear|tumour"]
+    labels = harmonise(pd.DataFrame([[c, c] for c in cells], columns=["file", "says"]), listed, TWO)
+    same(labels.labels, [[1, 1], [NAN, NAN], [NAN, 1], [0, 0], [0, 0], [0, 0], [0, 1]])
+    same(labels.no_finding, [0, NAN, 0, 0, 1, 1, 0])
+    assert labels.contradictory == 1
+
+
+def test_a_value_that_may_be_a_name_is_not_quoted():
+    # The wrong column was named as a finding.
+    rows = table("file,eff,tumour a,DOE^JOHN,0 b,ROE^JANE,0")
+    with pytest.raises(
+        UserError, match=r"column 'eff' holds a text of 8 characters \(row 2\), .*label map 'm'"
+    ) as caught:
+        harmonise(rows, wide(), TWO)
+    assert "DOE" not in str(caught.value)
+    listed = load_label_map("nih")
+    rows = pd.DataFrame([["x.png", "DOE^JOHN", "1"]], columns=["Image Index", "Finding Labels", "Patient ID"])
+    with pytest.raises(UserError, match="label map 'nih' doesn't know: a text of 8") as caught:
+        harmonise(rows, listed, load_vocabulary("nih14"))
+    assert "DOE" not in str(caught.value)
+
+
+def test_equal_rows_of_one_image_are_merged():
     labels = harmonise(table("file,eff,tumour a,1, a,1, b,0,0"), wide(), TWO)
     assert (labels.keys, labels.merged, labels.rows) == (("a", "b"), 1, (0, 2))
-    with pytest.raises(UserError, match=r"rows 2 and 4 are about one image and disagree"):
-        harmonise(table("file,eff,tumour a,1,0 b,1,0 a,0,0"), wide(), TWO)
+    assert labels.disagreeing == 0
+
+
+def test_rows_of_one_image_tell_together_what_they_tell_alike_and_nothing_where_they_disagree():
+    # a: 1 against 0 is unknown; 0 beside a blank is 0.  b: uncertain against 1 is unknown, whatever the policy.
+    # c: a third row doesn't settle it.  d: one row only.
+    rows = table("file,eff,tumour a,1, a,0,0 b,-1,1 b,1,1 c,1,0 c,0,0 c,1,0 d,-1,0")
+    labels = harmonise(rows, wide(uncertain="ones"), TWO)
+    same(labels.labels, [[NAN, 0], [NAN, 1], [NAN, 0], [1, 0]])
+    same(labels.no_finding, [NAN, 0, NAN, 0])
+    assert (labels.merged, labels.disagreeing, labels.patient_conflicts) == (4, 3, 0)
+    assert labels.raw["Effusion"] == ("1|0", "-1|1", "1|0", "-1")
+
+
+def test_rows_of_one_image_that_name_two_patients_leave_it_without_one():
+    rows = table("file,pid,eff,tumour a,7,1,0 a,8,1,0 b,9,0,0 b,9,0,0")
+    labels = harmonise(rows, wide(patient_column="pid"), TWO)
+    assert (labels.patients, labels.patient_conflicts, labels.disagreeing) == (("", "9"), 1, 0)
+
+
+def test_entries_found_to_be_about_one_image_are_merged_by_the_same_rule():
+    labels = harmonise(table("file,eff,tumour a,1, a.dcm,0,1 b,0,0"), wide(), TWO).merged_with([(0, 1)])
+    same(labels.labels, [[NAN, 1], [0, 1], [0, 0]])
+    assert (labels.merged, labels.disagreeing) == (1, 1)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["1", "0", "-1", ""])] * 2), min_size=2, max_size=4), st.randoms())
+def test_the_order_of_rows_of_one_image_does_not_matter(cells, random):
+    shuffled = random.sample(cells, len(cells))
+    first, second = (
+        harmonise(pd.DataFrame([["a", *row] for row in rows], columns=["file", "eff", "tumour"]), wide(), TWO)
+        for rows in (cells, shuffled)
+    )
+    same(first.labels, second.labels)
+
+
+def test_policies_may_differ_by_finding():
+    policies = {"uncertain": {"Effusion": "ones", "default": "zeros"}, "blank": {"Mass": "negative"}}
+    labels = harmonise(table("file,eff,tumour a,-1,-1 b,,"), wide(**policies), TWO)
+    same(labels.labels, [[1, 0], [NAN, 0]])
+
+
+def test_policies_of_the_command_line_override_the_map():
+    rows = table("file,eff,tumour a,-1,-1 b,,")
+    own = wide(uncertain={"Effusion": "ones", "default": "zeros"})
+    same(harmonise(rows, own.with_policies(["Mass=ones"], ["Effusion=negative"]), TWO).labels, [[1, 1], [0, NAN]])
+    # One policy for all takes the map's own exceptions back.
+    same(harmonise(rows, own.with_policies(["ignore"], []), TWO).labels, [[NAN, NAN], [NAN, NAN]])
+    for wrong in ("twos", "Mass=", "=ones", "ones=Mass"):
+        with pytest.raises(UserError, match=r"--uncertain .*there are ignore, zeros and ones"):
+            own.with_policies([wrong], [])
+    with pytest.raises(UserError, match=r"'uncertain' speaks of .*'Efusion' \(did you mean 'Effusion'\?\)"):
+        harmonise(rows, own.with_policies(["Efusion=ones"], []), TWO)
+
+
+def test_a_column_of_one_of_two_findings_rules_both_out_and_tells_none():
+    either = wide(findings={"normal": "No Finding"}, one_of={"lump": ["Effusion", "Mass"]})
+    labels = harmonise(table("file,lump,normal a,0, b,1, c,,"), either, TWO)
+    same(labels.labels, [[0, 0], [NAN, NAN], [NAN, NAN]])
+    # b: something is there, though not told which.
+    same(labels.no_finding, [1, 0, NAN])
+
+
+def test_what_a_map_leaves_out_is_still_a_finding():
+    leaving = wide(left_out={"rib": "not wanted", "tube": "no disease"}, beside_no_finding=["tube"])
+    labels = harmonise(table("file,eff,tumour,rib,tube a,0,0,1,0 b,0,0,0,1 c,0,0,0,0"), leaving, TWO)
+    same(labels.no_finding, [0, 1, 1])
+
+
+def test_a_finding_that_the_source_allows_beside_no_finding_is_no_contradiction():
+    beside = wide(findings={"eff": "Effusion", "tumour": "Mass", "normal": "No Finding"}, beside_no_finding=["Mass"])
+    labels = harmonise(table("file,eff,tumour,normal a,0,1,1 b,1,0,1"), beside, TWO)
+    same(labels.no_finding, [1, 0])
+    assert labels.contradictory == 1
+
+
+def test_an_optional_column_may_be_missing():
+    same(harmonise(table("file,eff a,0"), wide(optional=["tumour"]), TWO).labels, [[0, NAN]])
 
 
 @pytest.mark.parametrize(
@@ -218,17 +332,48 @@ def test_nih_columns_are_read_by_default():
         ("file,Effusion,Fracture a,1,0", {}, "--ignore-column 'Fracture'"),
         ("file,Effusion,Fracture a,1,TRUE b,0,No", {}, "--ignore-column 'Fracture'"),
         ("file,comment a,fine", {}, "no column is named like a finding.*--label-map"),
-        ("file,Effusion a,1", {"ignore_columns": ["Fracture"]}, "--ignore-column Fracture: no such column"),
-        ("file,Effusion a,1", {"image_column": "image"}, "no column 'image'"),
+        ("file,Effusion a,1", {"ignore": ("Fracture",)}, "--ignore-column Fracture: no such column"),
+        ("file,Effusion a,1", {"patient": "pid"}, "--patient-column pid: no such column"),
+        ("file,Effusion a,1", {"image": "image"}, "no column 'image'"),
+        ("file,Effusion a,1", {"labels": ("Efusion",)}, "--label-columns Efusion: no column 'Efusion'"),
+        ("file,b1 a,1", {"labels": ("b1=Efusion",)}, r"'Efusion' \(did you mean 'Effusion'\?\) is no finding"),
+        ("file,b1,b2 a,1,0", {"labels": ("b1", "b2")}, "'b1' is no finding .*COLUMN=FINDING"),
     ],
 )
 def test_what_cannot_be_inferred_is_asked_for(rows, options, message):
     with pytest.raises(UserError, match=message):
-        infer_label_map(table(rows), load_vocabulary("nih14"), **options)
+        infer_label_map(table(rows), load_vocabulary("nih14"), named=Named(**options))
 
 
 def test_a_column_may_be_left_out_knowingly():
     rows = table("file,Effusion,Fracture a,1,0")
-    assert infer_label_map(rows, load_vocabulary("nih14"), ignore_columns=["Fracture"]).findings == {
-        "Effusion": "Effusion"
-    }
+    found = infer_label_map(rows, load_vocabulary("nih14"), named=Named(ignore=("Fracture",)))
+    assert found.findings == {"Effusion": "Effusion"}
+
+
+def test_columns_may_be_named_on_the_command_line():
+    nih = load_vocabulary("nih14")
+    rows = table("bild,pid,erguss,mass,f9 a,7,1,0,1")
+    named = Named(image="bild", patient="pid", labels=("erguss=Effusion", "mass"), key="accession")
+    found = infer_label_map(rows, nih, named=named)
+    assert found.findings == {"erguss": "Effusion", "mass": "Mass"}
+    assert (found.image_column, found.image_key, found.patient_column) == ("bild", "accession", "pid")
+    # One column that is no finding's lists them.
+    rows = pd.DataFrame([["a", "Mass|Effusion"]], columns=["file", "befund"])
+    labels = harmonise(rows, infer_label_map(rows, nih, named=Named(labels=("befund",))), nih)
+    assert [f for f, y in zip(nih.findings, labels.labels[0], strict=True) if y == 1] == ["Effusion", "Mass"]
+
+
+@pytest.mark.parametrize(("column", "patient"), [("Patient ID", "Patient ID"), ("PatientID", None), ("patient", None)])
+def test_the_patient_is_taken_from_the_table_only_by_nihs_own_name(column, patient):
+    rows = pd.DataFrame([["a", "1", "7"]], columns=["file", "Effusion", column])
+    assert infer_label_map(rows, load_vocabulary("nih14")).patient_column == patient
+
+
+@pytest.mark.parametrize(
+    ("column", "key"),
+    [("AccessionNumber", "accession"), ("SOP Instance UID", "sop_instance_uid"), ("DICOM", "filename")],
+)
+def test_the_image_column_says_by_its_name_what_it_holds(column, key):
+    rows = pd.DataFrame([["a", "1"]], columns=[column, "Effusion"])
+    assert infer_label_map(rows, load_vocabulary("nih14")).image_key == key

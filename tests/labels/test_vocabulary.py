@@ -35,5 +35,5 @@ def test_a_vocabulary_of_the_users_own_is_read_from_a_file(tmp_path: Path) -> No
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nfindings: [Edema, Mass]\n")
     assert load_vocabulary(str(path)) == Vocabulary("mine", ("Edema", "Mass"))
-    with pytest.raises(UserError, match="there are: nih14"):
+    with pytest.raises(UserError, match="there are: chexpert13, nih14, rsna1, vindr27"):
         load_vocabulary("nope")

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Literal
+from io import BytesIO
+from typing import Any, Literal, cast
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from pydicom.encaps import generate_frames
 
 from nc_medfl.data.dicom.deidentify import integer
 from nc_medfl.data.dicom.quarantine import Rejected
+from nc_medfl.data.picture import extremes
 
 Stored = npt.NDArray[np.generic]
 Codec = Literal["jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
@@ -33,6 +37,7 @@ _LOSSLESS_OF_CODEC = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57
 _END = b"\xff\xd9"
 #: Bytes that no decoder takes for nothing: a mix of ones and zeros without a marker.
 _MORE = bytes(range(1, 128)) * 8
+_JPEG2000_START = b"\xff\x4f\xff\x51"
 _ITEM = b"\xfe\xff\x00\xe0"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
@@ -44,12 +49,14 @@ def is_lossy(transfer_syntax: str) -> bool | None:
     return True if transfer_syntax in _LOSSY else None
 
 
-def decode_frame(dataset: Any, transfer_syntax: str) -> Stored:
+def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0) -> Stored:
     """Decode the one frame of a data set.
 
     Args:
         dataset: a pydicom data set with pixel data; Rows and Columns have been checked.
         transfer_syntax: its transfer syntax UID.
+        jpeg2000_reduce: resolution levels of JPEG 2000 to be left out, each halves the sides; left undone where the
+            frame hasn't as many, or holds signed values.
 
     Returns:
         Stored values ``[rows, cols]``: unused high bits removed, sign extended where the data are signed.
@@ -72,7 +79,9 @@ def decode_frame(dataset: Any, transfer_syntax: str) -> Stored:
     if transfer_syntax == _WRAPPED:
         return _stored_bits(_native(frame, dataset, transfer_syntax, bits), dataset, None, clip=False)
     codec, precision = _check_frame(frame, dataset)
-    decoded = _run_codec(codec, frame, precision, dataset)
+    decoded = _reduced(frame, precision, jpeg2000_reduce) if codec == "jpeg2000" and jpeg2000_reduce else None
+    if decoded is None:
+        decoded = _run_codec(codec, frame, precision, dataset)
     return _stored_bits(decoded, dataset, precision, clip=is_lossy(transfer_syntax) is True)
 
 
@@ -145,7 +154,7 @@ def _check_frame(frame: bytes, dataset: Any) -> tuple[Codec, int]:
 
 
 def _jpeg2000_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
-    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    start = frame.find(_JPEG2000_START, 0, 4096)
     if start < 0 or len(frame) < start + 43 or frame[:2] == b"\xff\xd8":
         return None
     right, bottom, left, top = struct.unpack(">4I", frame[start + 8 : start + 24])
@@ -173,6 +182,29 @@ def _jpeg_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
 def _jpeg2000(frame: bytes) -> Stored:
     array: Stored = imagecodecs.jpeg2k_decode(frame, numthreads=1)
     return array
+
+
+def _reduced(frame: bytes, precision: int, levels: int) -> Stored | None:
+    """A JPEG 2000 frame at ``1 / 2^levels`` of its size, or None where that can't be had.
+
+    By Pillow, since imagecodecs offers no reduction. It spreads values of 9 to 16 bits over 16.
+    """
+    start = frame.find(_JPEG2000_START, 0, 4096)
+    signed = frame[start + 42] & 0x80
+    coding = frame.find(
+        b"\xff\x52", start, start + 4096
+    )  # COD: marker, length, style, order, layers, transform, levels
+    if signed or coding < 0 or frame[coding + 9] < levels:
+        return None
+    try:
+        picture = cast("Jpeg2KImageFile", Image.open(BytesIO(frame)))
+        picture.reduce = levels
+        array = np.asarray(picture)
+    except Exception:
+        return None
+    if array.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
+        return None
+    return array >> np.uint16(16 - precision) if array.dtype == np.uint16 else array
 
 
 _DECODERS: dict[Codec, tuple[Callable[[bytes], Stored], ...]] = {
@@ -245,7 +277,8 @@ def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bo
     pattern: npt.NDArray[Any] = array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array
     if shift:
         pattern = pattern >> shift
-    if bits < full:
+    # Looking is cheaper than copying, and unused bits are rarely set.
+    if bits < full and (signed or extremes(pattern)[1] >= 2**bits):
         pattern = pattern & pattern.dtype.type(2**bits - 1)
     if not signed:
         return pattern

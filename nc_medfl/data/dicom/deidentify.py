@@ -10,6 +10,7 @@ import re
 from datetime import date
 from typing import Any
 
+from nc_medfl.data.dicom.identifier import patient_id_of
 from nc_medfl.data.radiograph import Identity
 
 AGE_CAP = 90.0
@@ -39,7 +40,7 @@ def text(dataset: Any, keyword: str) -> str:
         return ""
     if not isinstance(found, (str, bytes)) and hasattr(found, "__len__") and hasattr(found, "__getitem__"):
         found = found[0] if len(found) else ""
-    return str(found).strip().strip("\0").strip()
+    return str(found).strip(" \0\t\r\n\v\f")
 
 
 def numbers(dataset: Any, keyword: str) -> list[float]:
@@ -64,7 +65,7 @@ def integer(dataset: Any, keyword: str) -> int | None:
 def identity_of(dataset: Any) -> Identity:
     """The identifiers of a header, for keyed hashes and ``site_private`` only."""
     return Identity(
-        patient_id=text(dataset, "PatientID"),
+        patient_id=patient_id_of(dataset),
         study_uid=text(dataset, "StudyInstanceUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
         accession=text(dataset, "AccessionNumber"),

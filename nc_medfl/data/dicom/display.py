@@ -7,6 +7,7 @@ cost is one table look-up a pixel. The order follows PS3.3 C.11.1, C.11.2 and PS
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from nc_medfl.data.dicom.deidentify import integer, numbers, text, value
 from nc_medfl.data.dicom.quarantine import Rejected
-from nc_medfl.data.picture import MAX_LEVELS, Picture, counts_of
+from nc_medfl.data.picture import MAX_LEVELS, Picture, counts_of, extremes
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,14 +98,14 @@ def to_display(stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool)
     Raises:
         Rejected: ``constant_image`` if all pixels but padding have one value.
     """
-    picture, levels, counts = _grey_levels(stored)
+    picture, levels = _grey_levels(stored)
     padding = _is_padding(levels, dataset)
-    counts = np.where(padding, 0, counts)
-    if np.count_nonzero(counts) < 2:
+    census = _Census(picture, padding)
+    if len(levels) < 2 or (padding.any() and np.count_nonzero(census.counts) < 2):
         raise Rejected("constant_image", "all pixels have one value")
     notes: list[str] = ["pixel padding left out"] if padding.any() else []
     units = modality_values(levels, dataset, notes)
-    shown, source = _voi(units, counts, dataset, notes)
+    shown, source = _voi(units, census, dataset, notes)
     if inverted:
         shown = 1.0 - shown
         notes.append("MONOCHROME1 inverted")
@@ -166,17 +167,48 @@ def _lut_data(raw: Any, entries: int, little_endian: bool) -> Floats | None:
     return np.where(data < 0, data + 2**16, data)
 
 
-def _voi(units: Floats, counts: npt.NDArray[np.int64], dataset: Any, notes: list[str]) -> tuple[Floats, str]:
+class _Census:
+    """How many pixels have each grey level, padding left out. Counting costs as much as all that follows."""
+
+    def __init__(self, picture: Picture, padding: npt.NDArray[np.bool_]) -> None:
+        self._picture = picture
+        self._padding = padding
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Of all pixels, ``[K]``."""
+        return self._count(self._picture.stored)
+
+    def shows_something(self, shown: Floats) -> bool:
+        """Whether the percentiles of what is shown are :data:`DEGENERATE` or more apart.
+
+        Every eighth row tells, where it leaves no doubt.
+        """
+        sample = self._count(np.ascontiguousarray(self._picture.stored[::8]))
+        if sample.any() and _spread(shown, sample) >= 2 * DEGENERATE:
+            return True
+        return _spread(shown, self.counts) >= DEGENERATE
+
+    def _count(self, stored: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        first = self._picture.first
+        return np.where(self._padding, 0, counts_of(stored, first, first + len(self._padding) - 1))
+
+
+def _spread(values: Floats, counts: npt.NDArray[np.int64]) -> float:
+    low, high = _percentiles(values, counts)
+    return high - low
+
+
+def _voi(units: Floats, census: _Census, dataset: Any, notes: list[str]) -> tuple[Floats, str]:
     """Display values of each grey level, and where they come from."""
     shown, source = _voi_of_header(units, dataset, notes)
     if shown is not None:
-        low, high = _percentiles(shown, counts)
-        if high - low >= DEGENERATE:
+        if census.shows_something(shown):
             return shown, source
         notes.append(f"{source} leaves a degenerate image, so percentiles")
-    low, high = _percentiles(units, counts)
+    low, high = _percentiles(units, census.counts)
     if low == high:
-        seen = units[counts > 0]
+        seen = units[census.counts > 0]
         low, high = float(seen.min()), float(seen.max())
     # A modality LUT can map all grey levels to one value: then nothing is to be seen.
     if low == high:
@@ -215,16 +247,16 @@ def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, 
     return float(low), float(high)
 
 
-def _grey_levels(stored: npt.NDArray[np.generic]) -> tuple[Picture, Floats, npt.NDArray[np.int64]]:
-    """The picture without a table yet, its grey levels ``[K]``, and pixels a level ``[K]``."""
+def _grey_levels(stored: npt.NDArray[np.generic]) -> tuple[Picture, Floats]:
+    """The picture without a table yet, and its grey levels ``[K]``."""
     empty = np.zeros(0, dtype=np.float32)
     integers = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    if int(integers.max()) - int(integers.min()) < MAX_LEVELS:
-        first, counts = counts_of(integers)
-        return Picture(integers, first, empty), np.arange(first, first + len(counts), dtype=np.float64), counts
-    found, places, counts = np.unique(integers, return_inverse=True, return_counts=True)
+    low, high = extremes(integers)
+    if high - low < MAX_LEVELS:
+        return Picture(integers, low, empty), np.arange(low, high + 1.0)
+    found, places = np.unique(integers, return_inverse=True)
     ranks = places.reshape(integers.shape).astype(np.int64)
-    return Picture(ranks, 0, empty, smooth=False), found.astype(np.float64), counts.astype(np.int64)
+    return Picture(ranks, 0, empty, smooth=False), found.astype(np.float64)
 
 
 def _is_padding(levels: Floats, dataset: Any) -> npt.NDArray[np.bool_]:

@@ -108,7 +108,7 @@ def explain_bytes(content: bytes, policy: Policy = DEFAULT_POLICY) -> Explanatio
             _explain(content, policy, explanation)
     except Rejected as rejected:
         explanation.reject(rejected)
-        if rejected.outcome == "not_dicom":
+        if rejected.outcome == "not_dicom" and content[128:132] != b"DICM":
             explanation.decisions += _looks_like(content)
     except MemoryError:
         explanation.reject(Rejected("too_large", "not enough memory to decode it"))

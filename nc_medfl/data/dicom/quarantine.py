@@ -27,6 +27,7 @@ Outcome = Literal[
     "duplicate_pixels",
     "duplicate_image",
     "no_label",
+    "withdrawn",
 ]
 
 #: Every outcome a file can have, in the order in which they are judged.
@@ -56,6 +57,7 @@ REMEDIES: dict[Outcome, str] = {
     "duplicate_pixels": "Find out at the source whose image it is; another patient has these pixels.",
     "duplicate_image": "Nothing to do; this patient's image is kept once.",
     "no_label": "Add a row for this image to the label table, or leave the image out.",
+    "withdrawn": "Nothing to do; the patient or the image was withdrawn. Take the file out of the folder.",
 }
 
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 from pydicom.uid import UID
 
 from nc_medfl.data.dicom import deidentify
 from nc_medfl.data.dicom.decode import decode_frame, is_lossy
 from nc_medfl.data.dicom.deidentify import integer, numbers, text
 from nc_medfl.data.dicom.display import Display, to_display
+from nc_medfl.data.dicom.identifier import patient_id_of
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.radiograph import Facts, Radiograph, pixel_hash
 
@@ -38,6 +40,10 @@ _NO_BODY_PART = frozenset(
         *("BEDSIDE", "ROUTINE", "VIEW", "VIEWS", "XRAY", "X", "RAY"),
     }
 )
+#: A radiograph has some hundred.
+_MOST_ELEMENTS = 100_000
+#: 2^27 pixels of 16 bits, and a header.
+_MOST_INFLATED = 2 * MAX_PIXELS + 2**24
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -51,6 +57,7 @@ class Policy:
         modalities: taken without further ado.
         doubtful_modalities: taken only where the header states a chest body part.
         body_parts: the body parts that count as chest, in capitals without spaces and marks.
+        patient_required: whether the header must say whose the image is; a label table may say it instead.
     """
 
     min_side: int = 64
@@ -59,6 +66,7 @@ class Policy:
     body_parts: frozenset[str] = frozenset(
         {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS", "TSPINE", "THORACICSPINE"}
     )
+    patient_required: bool = True
 
 
 DEFAULT_POLICY = Policy()
@@ -81,25 +89,31 @@ def read_radiograph(path: str | Path, policy: Policy = DEFAULT_POLICY) -> Radiog
     return read_bytes(path.read_bytes(), policy)
 
 
-def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY) -> Radiograph:
-    """As :func:`read_radiograph`, from the bytes of the file."""
+def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY, *, jpeg2000_reduce: int = 0) -> Radiograph:
+    """As :func:`read_radiograph`, from the bytes of the file.
+
+    Args:
+        content: of the file.
+        policy: which radiographs are wanted.
+        jpeg2000_reduce: resolution levels of JPEG 2000 to be left out (see :func:`decode_frame`).
+    """
     with warnings.catch_warnings():
         # pydicom's warnings quote values of the header.
         warnings.simplefilter("ignore")
         dataset = parse(content)
         syntax = check_header(dataset, policy)
-        radiograph = decode(dataset, syntax)
-        check_person(dataset)
+        radiograph = decode(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
+        check_person(dataset, policy)
     return radiograph
 
 
-def decode(dataset: Dataset, syntax: str) -> Radiograph:
+def decode(dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0) -> Radiograph:
     """Decode a data set whose picture has been found fit by :func:`check_picture` and :func:`check_size`.
 
     Raises:
         Rejected: ``truncated``, ``undecodable`` or ``constant_image``.
     """
-    stored = decode_frame(dataset, syntax)
+    stored = decode_frame(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
     display = to_display(stored, dataset, inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1")
     aspect, spacing, note = physical_aspect(dataset)
     facts = _facts(dataset, syntax, display, spacing)
@@ -120,8 +134,10 @@ def parse(content: bytes) -> Dataset:
         raise Rejected("not_dicom", "no DICM mark, and no data set at the start")
     _check_deflated(content)
     try:
-        dataset = pydicom.dcmread(BytesIO(content), force=not preamble)
+        dataset = read_partial(BytesIO(content), stop_when=_Patience(), force=not preamble)
         keys = list(dataset.keys())
+    except Rejected:
+        raise
     except Exception as error:
         raise Rejected("not_dicom", f"not readable as a data set ({type(error).__name__})") from error
     if not preamble and not dataset.file_meta and not {"SOPClassUID", "Modality", "Rows"} & _keywords(dataset):
@@ -207,13 +223,13 @@ def check_size(dataset: Dataset, policy: Policy) -> None:
         raise Rejected("too_large", f"{rows} x {cols} pixels, over 2^27")
 
 
-def check_person(dataset: Dataset) -> None:
+def check_person(dataset: Dataset, policy: Policy = DEFAULT_POLICY) -> None:
     """Make sure that the image is of somebody, and nobody's name is burned into it.
 
     Raises:
         Rejected: ``no_patient_id`` or ``burned_in``.
     """
-    if not text(dataset, "PatientID"):
+    if policy.patient_required and not patient_id_of(dataset):
         raise Rejected("no_patient_id", "Patient ID is absent or empty")
     if deidentify.burned_in_of(dataset) == "yes":
         raise Rejected("burned_in", "Burned In Annotation is YES")
@@ -268,6 +284,19 @@ def _is_directory(dataset: Dataset) -> bool:
     return directory or "DirectoryRecordSequence" in dataset
 
 
+class _Patience:
+    """Stops the parsing of a data set of millions of elements, which would take minutes; asked at each of them."""
+
+    def __init__(self) -> None:
+        self._met = 0
+
+    def __call__(self, _tag: Any, _vr: Any, _length: Any) -> bool:
+        self._met += 1
+        if self._met > _MOST_ELEMENTS:
+            raise Rejected("not_dicom", f"more than {_MOST_ELEMENTS} elements")
+        return False
+
+
 def _check_deflated(content: bytes) -> None:
     """Refuse a deflated data set that inflates to more than any radiograph, before pydicom inflates it whole."""
     if _DEFLATED not in content[:4096]:
@@ -283,7 +312,7 @@ def _check_deflated(content: bytes) -> None:
             except zlib.error:
                 return  # pydicom says what is wrong with it
             piece = inflater.unconsumed_tail
-            if inflated > MAX_BYTES:
+            if inflated > _MOST_INFLATED:
                 raise Rejected("too_large", "inflates to more than any radiograph of 2^27 pixels")
     if not inflater.eof:
         raise Rejected("truncated", "the deflated data set ends early")

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from nc_medfl.data.settings import PrepareSettings
-from nc_medfl.data.sources.base import SourceData, SourceFile, list_files, read_table
-from nc_medfl.data.sources.dicom import open_dicom
-from nc_medfl.data.sources.nih import open_nih
-from nc_medfl.labels import Vocabulary
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 
-__all__ = ["SourceData", "SourceFile", "list_files", "open_dicom", "open_nih", "open_source", "read_table"]
+from nc_medfl.data.settings import PrepareSettings
+from nc_medfl.data.sources.base import SourceData, SourceFile, SourceKind, list_files
+from nc_medfl.data.sources.choices import LabelChoices
+from nc_medfl.data.sources.facts import facts_in
+from nc_medfl.data.sources.labelled import LabelTable, preview_labels, read_labels
+from nc_medfl.data.sources.registry import PICTURES, SOURCES
+from nc_medfl.data.sources.tables import read_table
+from nc_medfl.labels import LabelMap, Vocabulary
+from nc_medfl.labels.label_map import DEFAULT
+
+__all__ = [
+    "SOURCES",
+    "LabelChoices",
+    "LabelTable",
+    "SourceData",
+    "SourceFile",
+    "list_files",
+    "open_source",
+    "preview_labels",
+    "read_labels",
+    "read_table",
+]
 
 
 def open_source(settings: PrepareSettings, vocabulary: Vocabulary) -> SourceData:
@@ -17,21 +36,42 @@ def open_source(settings: PrepareSettings, vocabulary: Vocabulary) -> SourceData
     Raises:
         UserError: if the folder, the table or the map can't be used.
     """
-    if settings.source == "nih":
-        return open_nih(
-            settings.images,
-            settings.labels,
-            vocabulary,
-            label_map=settings.label_map,
-            image_column=settings.image_column,
-            uncertain=settings.uncertain,
-        )
-    return open_dicom(
-        settings.images,
-        settings.labels,
-        vocabulary,
-        label_map=settings.label_map,
-        image_column=settings.image_column,
-        ignore_columns=settings.ignore_columns,
-        uncertain=settings.uncertain,
+    choices = settings.label_choices()
+    source = SOURCES[settings.source]
+    table = read_labels(choices, vocabulary)
+    files = list_files(settings.images, source.suffixes)
+    labels, label_map = table.labels, table.label_map
+    key = label_map.image_key
+    kind = source.kind or _kind_of(files)
+    facts = facts_in(table.rows.iloc[list(labels.rows)], label_map) if kind == "picture" else []
+    return SourceData(
+        kind=kind,
+        files=files,
+        labels=labels,
+        label_map=f"{label_map.name} {label_map.version}",
+        label_map_hash=_hash_of(label_map),
+        uncertain=_for_the_record(label_map.uncertain),
+        blank=_for_the_record(label_map.blank),
+        record={"agreement": choices.agreement} if source.readers else {},
+        table=choices.table.name,
+        preview=table.preview,
+        extra=dict(zip(labels.keys, facts, strict=True)) if facts else {},
+        match_uid=key == "sop_instance_uid" or (key == "filename" and kind == "dicom"),
+        match_name=key == "filename",
+        match_accession=key == "accession",
+        public=source.public,
+        splits={name: name.split("/", 1)[0] for name in labels.keys} if source.splits else {},
     )
+
+
+def _kind_of(files: Sequence[SourceFile]) -> SourceKind:
+    """Pictures, if the first file that tells is one."""
+    return "picture" if any(file.name.lower().endswith(PICTURES) for file in files[:1000]) else "dicom"
+
+
+def _hash_of(label_map: LabelMap) -> str:
+    return hashlib.sha256(json.dumps(label_map.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _for_the_record(policies: Mapping[str, str]) -> str | dict[str, str]:
+    return policies[DEFAULT] if set(policies) == {DEFAULT} else dict(policies)

@@ -93,9 +93,7 @@ def test_a_frame_without_its_end_marker_is_truncated_whatever_the_codec_says(tmp
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_a_jpeg_cut_short_and_ended_is_truncated_though_its_decoder_is_silent(
-    tmp_path, make_dicom, picture, bits
-):
+def test_a_jpeg_cut_short_and_ended_is_truncated_though_its_decoder_is_silent(tmp_path, make_dicom, picture, bits):
     # libjpeg fills the rest with mid-grey and returns as if all were well.
     wide = np.tile(picture, (4, 4))
     if bits == 16:
@@ -321,3 +319,18 @@ def test_nothing_is_printed_or_warned_about_a_header(tmp_path, make_dicom, pictu
     assert read_bytes(content).facts.age is None
     assert "SECR" not in capsys.readouterr().err
     assert not [w for w in recwarn.list if "SECR" in str(w.message)]
+
+
+def test_a_reduced_jpeg2000_is_half_as_wide_and_shows_nearly_the_same(tmp_path, make_dicom):
+    rows, cols = np.mgrid[0:512, 0:480]
+    film = (2000 + 1200 * np.sin(rows / 15) + 600 * np.cos(cols / 9)).astype(np.uint16)
+    header = {"BitsStored": 12, "HighBit": 11, "WindowCenter": "2000", "WindowWidth": "4000"}
+    content = make_dicom(tmp_path / "x", film, LOSSLESS["JPEG 2000"], **header).read_bytes()
+    full, half = read_bytes(content), read_bytes(content, jpeg2000_reduce=1)
+    assert half.picture.shape == (256, 240)
+    assert half.facts == full.facts
+    difference = half.picture.fit(128)[0].astype(int) - full.picture.fit(128)[0].astype(int)
+    # A wavelet's average sits half a pixel beside an area's: 0.5 x (1200 / 15 + 600 / 9) x 2 / pi levels of 4000.
+    assert np.abs(difference).mean() < 0.5 * (80 + 67) * 0.64 / 4000 * 255
+    # More levels than the frame has, and signed values, are decoded whole.
+    assert read_bytes(content, jpeg2000_reduce=32).pixel_sha256 == full.pixel_sha256

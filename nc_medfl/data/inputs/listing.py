@@ -1,0 +1,141 @@
+"""Which files lie under ``--images``: a folder with its subfolders and archives, one archive, or a DICOMDIR."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nc_medfl.data.inputs.archives import ARCHIVES, NPZ, list_members
+from nc_medfl.data.inputs.dicomdir import is_dicomdir, referenced_files
+from nc_medfl.data.inputs.files import FileList, SourceFile
+from nc_medfl.errors import UserError
+
+_GIVE = "Give the folder with the images as --images, or one archive (.zip, .tar, .tar.gz), or a DICOMDIR."
+#: Ordinals of damaged archives that a remark tells.
+_TOLD = 5
+
+
+def list_files(folder: Path, suffixes: Sequence[str] = ()) -> FileList:
+    """All files below a folder, and those in its archives, sorted by name; hidden ones are left out.
+
+    Links to folders are followed, each folder once. An archive's members are named after it,
+    ``archive.zip/inner/x.dcm``; one that can't be listed to its end is listed itself, with its flaw.
+
+    Args:
+        folder: the images folder, or a single archive, or a DICOMDIR.
+        suffixes: only names that end so (lower case); all where empty. Archives are opened whatever these are, a
+            MedMNIST ``.npz`` if ``.npz`` is among them or it is itself ``folder``.
+
+    Raises:
+        UserError: if there is nothing, or it is unreadable or without files.
+    """
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder. {_GIVE}")
+    try:
+        found, remarks = _found(folder, tuple(suffixes))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror or type(error).__name__}). Check its permissions."
+        ) from error
+    if not found:
+        wanted = f" that end in {', '.join(suffixes)}" if suffixes else ""
+        raise UserError(f"{folder}: holds no files{wanted}. {_GIVE}")
+    return FileList(sorted(found, key=lambda file: file.name), remarks)
+
+
+def _found(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
+    if folder.is_dir():
+        return _opened(_files_below(folder), suffixes)
+    if _is_archive(folder.name, (NPZ,)):
+        return _opened([(folder.name, folder)], (NPZ,) if folder.name.lower().endswith(NPZ) else suffixes)
+    if is_dicomdir(folder):
+        listed, missing = referenced_files(folder)
+        if not listed:
+            raise UserError(
+                f"{folder}: none of the {missing} files that this DICOMDIR lists is there. Copy the whole medium."
+            )
+        remark = (
+            f"{missing} of {missing + len(listed)} files that the DICOMDIR lists are missing; copy the whole medium."
+        )
+        files = [(path.as_posix(), folder.parent / path) for path in listed]
+        return _opened(files, suffixes)[0], [remark] if missing else []
+    raise UserError(f"{folder}: is a file. {_GIVE}")
+
+
+def _is_archive(name: str, suffixes: tuple[str, ...]) -> bool:
+    lower = name.lower()
+    return lower.endswith(ARCHIVES) or (NPZ in suffixes and lower.endswith(NPZ))
+
+
+@dataclass
+class _Archives:
+    """Archives met so far, and which of them (by their number) are damaged."""
+
+    met: int = 0
+    damaged: list[int] = field(default_factory=list)
+
+    def open(self, name: str, path: Path, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:
+        self.met += 1
+        members = list_members(path, suffixes)
+        for member in members.found:
+            yield SourceFile(f"{name}/{member.name}", path, member.name, member.place, member.flaw)
+        if members.flaw is not None:
+            self.damaged.append(self.met)
+            yield SourceFile(name, path, flaw=members.flaw)
+
+    def remarks(self) -> list[str]:
+        """One line, without names: those of archives are often names of patients."""
+        if not self.damaged:
+            return []
+        told = ", ".join(map(str, self.damaged[:_TOLD])) + (", ..." if len(self.damaged) > _TOLD else "")
+        return [
+            f"{len(self.damaged)} of {self.met} archives can't be read whole (by name: no. {told}); what could be "
+            "listed in them is read. sources.csv in site_private says which, and why; pack or transfer them again."
+        ]
+
+
+def _opened(files: Iterable[tuple[str, Path]], suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
+    """Files with the wanted names, and the members of archives among them."""
+    found: list[SourceFile] = []
+    archives = _Archives()
+    for name, path in sorted(files, key=lambda file: file[0]):
+        if _is_archive(name, suffixes):
+            found.extend(archives.open(name, path, suffixes))
+        elif not suffixes or name.lower().endswith(suffixes):
+            found.append(SourceFile(name, path))
+    return found, archives.remarks()
+
+
+def _files_below(root: Path) -> Iterator[tuple[str, Path]]:
+    """Relative name and path of each file that isn't hidden, every folder once.
+
+    Links to folders come last, so that a file has the name of the folder where it really lies. One to a folder above
+    the root would lead out of what was given, and is left out like any other circle.
+    """
+    above = {_identity(parent) for parent in root.resolve().parents}
+    seen = set(above)
+    waiting, links = [("", root)], list[tuple[str, Path]]()
+    while waiting or links:
+        name, folder = waiting.pop() if waiting else links.pop()
+        if (key := _identity(folder)) in seen:
+            continue
+        seen.add(key)
+        linked: list[tuple[str, Path]] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((f"{name}{entry.name}/", folder / entry.name))
+                elif entry.is_dir():
+                    linked.append((f"{name}{entry.name}/", folder / entry.name))
+                elif entry.is_file():
+                    yield f"{name}{entry.name}", folder / entry.name
+        links = sorted([*links, *linked], reverse=True)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,22 @@
+"""Memory of a process that takes and gives back the same large blocks over and over."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_blocks(limit: int = 2**28) -> None:
+    """Have the C library keep freed blocks of up to ``limit`` bytes for the next picture (glibc; else no effect).
+
+    By default it hands each freed picture back to the system and has a new one mapped and zeroed page by page,
+    which takes a sixth of the time of decoding.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(None)
+            library.mallopt(_MMAP_THRESHOLD, limit)
+            library.mallopt(_TRIM_THRESHOLD, 2 * limit)
