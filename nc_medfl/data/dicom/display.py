@@ -127,7 +127,13 @@ def modality_values(levels: Floats, dataset: Any, notes: list[str]) -> Floats:
     if factor == 0:
         notes.append("rescale slope 0, left out")
         return levels
-    return levels * factor + (intercept[0] if intercept else 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        units: Floats = levels * factor + (intercept[0] if intercept else 0.0)
+        usable = np.isfinite(units.max() - units.min())
+    if not usable:
+        notes.append("rescale beyond all numbers, left out")
+        return levels
+    return units
 
 
 def read_lut(item: Any, little_endian: bool, *, signed_input: bool) -> Lut | None:

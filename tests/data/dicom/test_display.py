@@ -86,6 +86,12 @@ def test_slope_of_zero_is_no_slope(ramp):
     assert with_slope.pixels[0, 999] == 1
 
 
+def test_a_slope_beyond_all_numbers_is_no_slope(ramp):
+    display = to_display(ramp, header(RescaleSlope="1e308", RescaleIntercept="0"), inverted=False)
+    np.testing.assert_array_equal(display.pixels, to_display(ramp, header(), inverted=False).pixels)
+    assert any("rescale" in note for note in display.notes)
+
+
 def test_modality_lut_sequence_goes_before_the_window(ramp):
     # Values 0..999 become 999..0; inputs beyond the table clamp to its ends.
     table = Sequence([lut_item(0, 16, list(range(999, -1, -1)))])
