@@ -28,6 +28,9 @@ _ANSWER = 10.0
 _ALONE = 60.0
 #: How often the cluster's health is asked for, seconds.
 _ASK = 2.0
+#: How long a worker that was started again is left alone, seconds: its nanny takes a death before it has heard of the
+#: start for a failed start, and gives the worker up for good.
+_SETTLE = 1.5
 
 
 class DaskEngine:
@@ -45,6 +48,7 @@ class DaskEngine:
         self._client = client
         self._name = name
         self._asked = self._seen = time.monotonic()
+        self._opened = False
 
     def workers(self) -> int:
         """Threads of all workers."""
@@ -53,6 +57,10 @@ class DaskEngine:
     @contextmanager
     def pool(self, workers: int) -> Iterator[Executor]:  # noqa: ARG002
         """The cluster; the number of workers is its own affair."""
+        if self._opened:
+            # Only a lost worker makes for another pool.
+            self._let_workers_settle()
+        self._opened = True
         executor = _Sealing(self._client.get_executor(pure=False))
         try:
             yield executor
@@ -75,6 +83,13 @@ class DaskEngine:
             raise UserError(
                 f"--engine {self._name}: all its workers are gone. Start some and run again; what is done is kept."
             )
+
+    def _let_workers_settle(self) -> None:
+        self._seen = time.monotonic()
+        while not self._threads():
+            time.sleep(_SETTLE)
+            self.check()
+        time.sleep(_SETTLE)
 
     def _threads(self) -> dict[str, int]:
         if self._client.status != "running":

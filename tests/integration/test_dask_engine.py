@@ -204,7 +204,13 @@ def test_a_file_that_kills_its_worker_is_found_and_costs_one_file(site, tmp_path
             *("dask_worker", cluster.address, "--nthreads", "1", "--nworkers", "2", "--no-dashboard"),
             *("--local-directory", str(tmp_path / "cluster"), "--preload", str(tmp_path / "deadly.py")),
         )
-        summary = prepare(settings(site, tmp_path / "store", engine=cluster.engine))
+        wait_for(lambda: cluster.logs().count("Registered to") == 2)
+        # A nanny hears of its worker's start a moment after the scheduler does, and must before the worker dies.
+        time.sleep(1)
+        try:
+            summary = prepare(settings(site, tmp_path / "store", engine=cluster.engine))
+        except UserError as error:
+            pytest.fail(f"{error}\n{cluster.logs()}")
     assert summary.counts == {"ok": FILES - 1, "undecodable": 1}
 
 
