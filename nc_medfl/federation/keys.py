@@ -37,4 +37,6 @@ CLIENT_ERROR = "nc_medfl_error.json"
 # Where a process looks for its site's settings.
 ENV_SITE_CONFIG = "NC_MEDFL_SITE_CONFIG"
 ENV_SITES_DIR = "NC_MEDFL_SITES_DIR"
+#: The process id of the client that a trainer process works for.
+ENV_PARENT = "NC_MEDFL_PARENT"
 ENV_STATE_DIR = "NC_MEDFL_STATE_DIR"
