@@ -25,6 +25,7 @@ from nc_medfl.federation.site import find_site_config, open_site
 from nc_medfl.federation.state import state_folder
 from nc_medfl.federation.tasks import TASKS, Answer, Task, in_few_words
 from nc_medfl.federation.trainers import Trainer, make_trainer
+from nc_medfl.federation.turns import turn
 from nc_medfl.labels import load_vocabulary
 
 
@@ -52,7 +53,9 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             model = FLModelUtils.from_shareable(shareable)
             run_id = str((model.meta or {}).get(keys.RUN_ID, ""))
             task = Task(task_name, model.params, int(model.current_round or 0), run_id)
-            answer = self._trainer_for(fl_ctx).do(task, lambda: bool(abort_signal.triggered))
+            trainer = self._trainer_for(fl_ctx)
+            with turn():
+                answer = trainer.do(task, lambda: bool(abort_signal.triggered))
         except Exception as error:
             if abort_signal.triggered:
                 return make_reply(ReturnCode.TASK_ABORTED)

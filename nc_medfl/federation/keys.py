@@ -40,3 +40,8 @@ ENV_SITES_DIR = "NC_MEDFL_SITES_DIR"
 #: The process id of the client that a trainer process works for.
 ENV_PARENT = "NC_MEDFL_PARENT"
 ENV_STATE_DIR = "NC_MEDFL_STATE_DIR"
+#: ``N:FOLDER`` where the sites of one machine take turns, N at a time.
+ENV_TURNS = "NC_MEDFL_TURNS"
+
+#: The group under which the server's progress stands in FLARE's ``show_stats``.
+STATS_GROUP = "nc_medfl"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import psutil
+
+_PR_SET_CHILD_SUBREAPER = 36
+#: Seconds within which two readings of one process's start lie.
+_SAME_MOMENT = 1.0
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -43,17 +50,51 @@ def end_with_parent(period: float = 1.0, parent: int | None = None) -> None:
     direct = os.getppid()
     watched = family(parent)[-1:] if parent is not None and parent != direct else []
 
-    def is_there() -> bool:
-        return os.getppid() == direct and all(process.is_running() for process in watched)
-
-    def watch() -> None:
-        while is_there():
-            time.sleep(period)
+    def end() -> None:
         own = psutil.Process()
         stop(own.children(recursive=True))
         own.kill()
 
+    _when_gone(lambda: os.getppid() == direct and all(process.is_running() for process in watched), end, period)
+
+
+def ask_to_end_with_parent(period: float = 1.0) -> None:
+    """Watch, in a thread, for this process's parent to die, and then send this process a SIGTERM, to end in order."""
+    parent = os.getppid()
+    _when_gone(lambda: os.getppid() == parent, lambda: os.kill(os.getpid(), signal.SIGTERM), period)
+
+
+def _when_gone(is_there: Callable[[], bool], action: Callable[[], None], period: float) -> None:
+    def watch() -> None:
+        while is_there():
+            time.sleep(period)
+        action()
+
     threading.Thread(target=watch, daemon=True).start()
+
+
+def adopt_orphans() -> None:
+    """Have processes below this one that lose their parent become this one's children, where the system can (Linux).
+
+    Then :func:`family` finds everything that this process has started, however it was started.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def identity(process: psutil.Process) -> dict[str, float]:
+    """What tells a process from a later one with the same number."""
+    return {"pid": process.pid, "created": process.create_time()}
+
+
+def find(identity: Mapping[str, float]) -> psutil.Process | None:
+    """The process with an :func:`identity`, if it still runs."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - identity["created"]) < _SAME_MOMENT
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return None
 
 
 def _quietly(action: Callable[[], None]) -> None:

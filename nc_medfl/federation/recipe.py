@@ -17,6 +17,7 @@ from nc_medfl.federation.arguments import to_arguments
 from nc_medfl.federation.client import SiteExecutor
 from nc_medfl.federation.controller import FederationController
 from nc_medfl.federation.persistor import GlobalModelPersistor
+from nc_medfl.federation.progress import ProgressTeller
 
 
 class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no types
@@ -41,6 +42,7 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
             server_expected_format=ExchangeFormat.PYTORCH,
         )
         self._job.set_app_packages(["nc_medfl"])
+        self._job.to_server(ProgressTeller(), id="nc_medfl_progress")
 
     def _create_controller(
         self, persistor_id: str, model_params: Any, model_aggregator: NCAwareAggregator

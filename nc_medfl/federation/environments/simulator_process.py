@@ -1,6 +1,6 @@
-"""The child process that holds FLARE's simulator; started by :mod:`nc_medfl.federation.simulate`.
+"""The child process that holds FLARE's simulator; started by :mod:`nc_medfl.federation.environments.simulator`.
 
-``python -m nc_medfl.federation.simulation_process SPEC.json``
+``python -m nc_medfl.federation.environments.simulator_process SPEC.json``
 """
 
 from __future__ import annotations

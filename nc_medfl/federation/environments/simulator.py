@@ -1,0 +1,90 @@
+"""Running a federation in FLARE's simulator: every site a process on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nc_medfl.errors import RunFailed
+from nc_medfl.federation import keys
+from nc_medfl.federation.environments.base import (
+    Child,
+    Federation,
+    OnEvent,
+    has_shell_characters,
+    raise_server_error,
+    raise_site_error,
+    threads_for,
+)
+from nc_medfl.federation.environments.devices import settle_sites
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """FLARE's simulator.
+
+    Attributes:
+        threads: sites that work at the same time; None for all.
+        gpus: devices to spread the sites over; none leaves that to the sites' settings.
+    """
+
+    threads: int | None = None
+    gpus: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As ``--env`` has it."""
+        return "sim"
+
+    def run(self, federation: Federation, on_event: OnEvent) -> Path:
+        """Run a federation until it ends; see :class:`Environment`."""
+        federation.workspace.mkdir(parents=True, exist_ok=True)
+        root = workspace = federation.workspace.resolve()
+        if has_shell_characters(root):
+            root = Path(tempfile.mkdtemp(prefix="nc_medfl-"))
+        try:
+            code = self._child(federation, root).run(on_event)
+            if root != workspace:
+                shutil.copytree(root, workspace, dirs_exist_ok=True)
+        finally:
+            if root != workspace:
+                shutil.rmtree(root, ignore_errors=True)
+        results = _results_folder(federation.workspace, federation.settings.name)
+        if code != 0 or not (results / keys.SUMMARY).is_file():
+            log = federation.workspace / "flare.log"
+            raise_server_error(results)
+            raise_site_error(federation.workspace, log)
+            raise RunFailed(f"the simulator ended with code {code} before the federation did. See {log}.")
+        return results
+
+    def _child(self, federation: Federation, root: Path) -> Child:
+        sites = federation.sites
+        spec = {
+            "settings": federation.settings.model_dump(mode="json"),
+            "sites": list(sites),
+            "workspace": str(root),
+            "job_folder": str(federation.job_folder.resolve()) if federation.job_folder else None,
+            # FLARE refuses more threads than sites.
+            "threads": min(self.threads or len(sites), len(sites)),
+        }
+        folder = settle_sites(federation.here, root / "sites", self.gpus) if self.gpus else federation.here
+        environment = dict(os.environ)
+        environment[keys.ENV_SITES_DIR] = str(folder.resolve())
+        environment.pop(keys.ENV_SITE_CONFIG, None)
+        environment[keys.ENV_STATE_DIR] = str((federation.state or federation.workspace / "state").resolve())
+        environment.setdefault("OMP_NUM_THREADS", threads_for(len(sites), self.threads))
+        return Child(
+            module="nc_medfl.federation.environments.simulator_process",
+            spec=spec,
+            folder=root,
+            log=root / "flare.log",
+            environment=environment,
+            events=_results_folder(root, federation.settings.name) / keys.PROGRESS,
+        )
+
+
+def _results_folder(workspace: Path, job: str) -> Path:
+    return workspace / job / "server" / "simulate_job" / keys.RESULTS_FOLDER
