@@ -146,7 +146,32 @@ def write_store(
     settings_hash: str,
     labels: Mapping[str, Any] | None = None,
 ) -> Store:
-    """Write manifest and ``prepare.json`` beside shards that are already there, and open the store.
+    """Write manifest and ``prepare.json`` as :func:`describe_store` does, and open the store."""
+    describe_store(
+        folder,
+        frame,
+        vocabulary,
+        size=size,
+        settings=settings,
+        counts=counts,
+        settings_hash=settings_hash,
+        labels=labels,
+    )
+    return open_store(folder)
+
+
+def describe_store(
+    folder: Path,
+    frame: pd.DataFrame,
+    vocabulary: Vocabulary,
+    *,
+    size: int,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, int],
+    settings_hash: str,
+    labels: Mapping[str, Any] | None = None,
+) -> None:
+    """Write manifest and ``prepare.json`` beside shards that are already there.
 
     Args:
         folder: the store; its shards have been written by :func:`write_shard`.
@@ -177,7 +202,6 @@ def write_store(
         },
     )
     write_atomic(folder / MANIFEST, content)
-    return open_store(folder)
 
 
 def manifest_bytes(frame: pd.DataFrame, vocabulary: Vocabulary) -> bytes:
