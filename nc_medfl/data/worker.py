@@ -23,11 +23,11 @@ from nc_medfl.data.arrays import write_array
 from nc_medfl.data.dicom.quarantine import Outcome, Rejected
 from nc_medfl.data.engine import begin_worker, stopping
 from nc_medfl.data.inputs.content import content_of, digest_of
+from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.read import read_content
 from nc_medfl.data.memory import keep_freed_blocks
 from nc_medfl.data.private import open_private
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph
-from nc_medfl.data.sources.base import SourceFile, SourceKind
 from nc_medfl.errors import UserError
 
 _HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
@@ -171,6 +171,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         raise UserError(
             f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
         ) from error
+    pixels = _HASHING.submit(lambda: radiograph.pixel_sha256)
     square, box = radiograph.picture.fit(batch.size, radiograph.aspect)
     record = Record(
         file.name,
@@ -181,7 +182,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         "; ".join(radiograph.notes),
         batch.chunk.name,
         row,
-        radiograph.pixel_sha256,
+        pixels.result(),
         ",".join(map(str, box)),
         radiograph.facts,
         radiograph.identity,

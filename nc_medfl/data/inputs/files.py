@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nc_medfl.data.dicom.quarantine import Outcome
+
+#: Which reader a file needs.
+SourceKind = Literal["dicom", "picture"]
 
 
 @dataclass(frozen=True)
