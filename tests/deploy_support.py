@@ -38,7 +38,8 @@ class Shell:
     """One bash in a namespace. Whatever it started dies with it."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._output = folder / "shell.out"
+        self._folder = folder
+        self._count = 0
         self._process = subprocess.Popen(
             [*_unshare(), "bash", "--noprofile", "--norc"],
             stdin=subprocess.PIPE,
@@ -56,12 +57,16 @@ class Shell:
         """Exit code and output of a command; what it leaves in the background goes on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{{ {command}\n}} </dev/null >{self._output} 2>&1; echo $?\n")
+        # A file each: what a command leaves in the background goes on writing to its own.
+        self._count += 1
+        output = self._folder / f"shell-{self._count}.out"
+        self._process.stdin.write(f"{{ {command}\n}} </dev/null >{output} 2>&1; echo $?\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
-        shown = self._output.read_text(encoding="utf-8", errors="replace") if self._output.exists() else ""
-        assert ready, f"{command}: not done after {timeout} s\n{shown[-2000:]}"
-        return int(self._process.stdout.readline()), self._output.read_text(encoding="utf-8", errors="replace")
+        code = int(self._process.stdout.readline()) if ready else None
+        shown = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
+        assert code is not None, f"{command}: not done after {timeout} s\n{shown[-2000:]}"
+        return code, shown
 
     def close(self) -> None:
         """End the shell, and with its process namespace everything in it."""

@@ -56,8 +56,8 @@ class Place:
 
 
 def wait_for_start(place: Place, command: str) -> None:
-    if command.endswith("/startup/start.sh"):
-        kit = place.folder / Path(command).parent.parent
+    if "/startup/start.sh" in command:
+        kit = place.folder / command.partition("/startup/")[0]
         says = "Server started" if kit.name == "server" else "Successfully registered client"
         wait_for_text(kit / "log.txt", says)
 
@@ -128,6 +128,53 @@ def test_provisioning_again_keeps_the_authority(deployed: dict[str, tuple[int, s
     assert code == 0, output
     fresh = place.kit("server").parent.parent / "prod_01" / "st_mary" / "startup" / "rootCA.pem"
     assert fresh.read_bytes() == (place.kit("st_mary") / "startup" / "rootCA.pem").read_bytes()
+
+
+#: Submits a job by FLARE's own interface, and prints its last status. Arguments: folder, kit, "plain" or "custom".
+SUBMIT = """
+import sys, time
+from pathlib import Path
+folder, kit, kind = sys.argv[1:]
+sys.argv = sys.argv[:1]
+from nc_medfl.federation.jobs import read_job
+from nc_medfl.federation.recipe import FedNCARecipe
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+settings = read_job("jobs/fednca_cxr", ["rounds=1", "network.backbone=small", "image_size=32"])
+FedNCARecipe(settings, min_clients=3).export(folder)
+job = Path(folder) / settings.name
+if kind == "custom":
+    (job / "app" / "custom").mkdir()
+    (job / "app" / "custom" / "more.py").write_text("VALUE = 1")
+session = new_secure_session("admin@example.org", kit)
+number = session.submit_job(str(job))
+status = "SUBMITTED"
+while not status.startswith("FINISHED"):
+    time.sleep(2)
+    status = session.get_job_meta(number)["status"]
+print("status:", status)
+session.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason"),
+    [
+        ("plain", "FINISHED:COMPLETED", "Server runner finished"),
+        ("custom", "FINISHED", "st_mary: NVFLARE_ERROR: BYOC not"),
+    ],
+)
+def test_settled_hospitals_run_our_job_and_refuse_one_that_brings_code(
+    deployed: dict[str, tuple[int, str]], place: Place, kind: str, status: str, reason: str
+) -> None:
+    (place.folder / "submit.py").write_text(SUBMIT)
+    kit = place.kit("admin@example.org")
+    code, output = place.shell.run(f"python submit.py export-{kind} {kit} {kind} 2>&1", timeout=200)
+    assert code == 0, output[-3000:]
+    last = output.rpartition("status: ")[2].strip()
+    assert last.startswith(status)
+    assert (last == "FINISHED:COMPLETED") == (kind == "plain")
+    logs = [place.kit("server") / "log.txt", *(place.kit("server") / "storage").rglob("log.txt")]
+    assert any(reason in path.read_text(errors="replace") for path in logs) or kind == "plain"
 
 
 @pytest.fixture(scope="module")
