@@ -41,7 +41,8 @@ class Shell:
         self._folder = folder
         self._count = 0
         self._process = subprocess.Popen(
-            [*_unshare(), "bash", "--noprofile", "--norc"],
+            # Killed when the tests are, however they end.
+            ["setpriv", "--pdeathsig", "KILL", *_unshare(), "bash", "--noprofile", "--norc"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
