@@ -19,7 +19,19 @@ _LOOPBACK_UP = (
 def _unshare() -> list[str]:
     # As root a user namespace isn't needed; else it lets a user have the others.
     more = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", *more, "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    # Killed when the tests are, however they end.
+    return [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        *more,
+        "--net",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ]
 
 
 def require_namespace() -> None:
@@ -29,7 +41,7 @@ def require_namespace() -> None:
             [*_unshare(), "python3", "-c", _LOOPBACK_UP], capture_output=True, text=True, timeout=30, check=False
         )
     except FileNotFoundError:
-        pytest.skip("no 'unshare' here, and FLARE listens on all interfaces of the machine")
+        pytest.skip("no 'unshare' or 'setpriv' here, and FLARE listens on all interfaces of the machine")
     if done.returncode:
         pytest.skip(f"no network namespace permitted here ({done.stderr.strip()[-80:]})")
 
@@ -41,8 +53,7 @@ class Shell:
         self._folder = folder
         self._count = 0
         self._process = subprocess.Popen(
-            # Killed when the tests are, however they end.
-            ["setpriv", "--pdeathsig", "KILL", *_unshare(), "bash", "--noprofile", "--norc"],
+            [*_unshare(), "bash", "--noprofile", "--norc"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
