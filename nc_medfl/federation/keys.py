@@ -13,6 +13,7 @@ FEATURE_SUMS = "nc_medfl.feature_sums"
 N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
+PRIVACY = "nc_medfl.privacy"
 
 # Files that the server leaves in its run folder, and the command collects.
 RESULTS_FOLDER = "nc_medfl"

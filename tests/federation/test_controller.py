@@ -11,6 +11,7 @@ import torch
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel
 
+from nc_medfl import __version__
 from nc_medfl.config import JobSettings, parse
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator
@@ -49,7 +50,11 @@ def an_answer(site: str, auc: float | None, **changes: Any) -> FLModel:
     row = {"split": "val", "finding": "macro", "metric": "auc", "value": auc}
     meta = {
         "client_name": site,
-        keys.FINGERPRINTS: fingerprints(network, load_vocabulary("nih14")),
+        keys.FINGERPRINTS: {
+            **fingerprints(network, load_vocabulary("nih14")),
+            "package": __version__,
+            "preparation": "p" * 64,
+        },
         keys.N_SAMPLES: 10,
         keys.COUNTS: [[5.0] * 14, [5.0] * 14],
         keys.LOSSES: json.dumps({"loss": 1.0}),
