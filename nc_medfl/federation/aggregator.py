@@ -191,6 +191,21 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         self.check_fingerprints(meta)
         return answers.read_report(meta, self._vocabulary.findings, self._rules.max_samples)
 
+    def read_test(self, meta: Mapping[str, Any]) -> list[Row]:
+        """Final metrics of a site.
+
+        Raises:
+            RefusedUpdate: if they are malformed, or of another site.
+        """
+        return answers.read_test(meta, self._vocabulary.findings, self._rules.max_samples)
+
+    def _model_part(self, _site: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of an update is the model; a method that sends more takes its own part out here, and checks it."""
+        return params
+
+    def _drop_part(self, _site: str) -> None:
+        """The update of a site was refused after all: forget what :meth:`_model_part` took out."""
+
     @property
     def _is_robust(self) -> bool:
         return self._rules.robust in ("median", "trimmed_mean")
@@ -225,8 +240,10 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
             raise RefusedUpdate("it sends differences and not parameters")
         n_samples = checks.checked_n_samples(meta.get(keys.N_SAMPLES), self._rules.max_samples)
         entry["n_samples"] = n_samples
-        entry["bytes"] = payload_bytes(model.params, meta)
-        params = checks.checked_params(model.params, self._previous)
+        entry["bytes"] = self._bytes_of(model)
+        if not isinstance(model.params, Mapping):
+            raise RefusedUpdate("it holds no parameters")
+        params = checks.checked_params(self._model_part(site, model.params), self._previous)
         statistics = self._statistics_of(meta, n_samples)
         answers.read_report(meta, self._vocabulary.findings, self._rules.max_samples)
         candidate = Candidate(
@@ -239,6 +256,11 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
             has_sums=statistics.feature_sums is not None,
         )
         return params, statistics, candidate
+
+    def _bytes_of(self, model: FLModel) -> int:
+        # With another type on the way, the filter that widened the model has counted; else the key is a stranger's.
+        counted = model.meta.get(keys.BYTES) if self._job.transfer != "float32" else None
+        return counted if isinstance(counted, int) else payload_bytes(model.params, model.meta)
 
     def _statistics_of(self, meta: Mapping[str, Any], n_samples: int) -> SiteStatistics:
         shape = None if self._frame is None else tuple(self._frame.shape)
@@ -292,6 +314,8 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
 
     def _refuse(self, entry: Row, reason: str) -> None:
         entry |= {"outcome": "refused", "reason": reason}
+        if not any(row["site"] == entry["site"] and row["outcome"] == "accepted" for row in self._log):
+            self._drop_part(entry["site"])
         self.warning(f"update of {entry['site']} refused: {reason}")
 
     def _robust(self) -> dict[str, Tensor] | None:

@@ -26,6 +26,7 @@ _MAX_REASON = 300
 OVERALL = ("macro", "micro")
 VALIDATION_KEYS = ("split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
 TEST_KEYS = (*VALIDATION_KEYS, "run", "model", "site", "group", "low", "high")
+_NEEDED = {"split", "finding", "metric", "value"}
 _NUMBERS = ("value", "low", "high")
 _COUNTS = ("n_positive", "n_annotated")
 #: Every metric lies in [0, 1], but these in [-1, 1] or anywhere.
@@ -113,8 +114,8 @@ def _rows(text: Any, what: str, known: Sequence[str], findings: Collection[str],
 
 
 def _row(given: Any, what: str, known: Sequence[str], findings: Collection[str], most: int) -> Row:
-    if not isinstance(given, dict) or not set(given) <= set(known):
-        raise RefusedUpdate(f"its {what} have unknown columns")
+    if not isinstance(given, dict) or not _NEEDED <= set(given) <= set(known):
+        raise RefusedUpdate(f"its {what} have missing or unknown columns")
     if given.get("finding") not in findings:
         raise RefusedUpdate(f"its {what} name a finding that is not in the vocabulary")
     row: Row = {}

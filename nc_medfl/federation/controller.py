@@ -25,7 +25,7 @@ from nc_medfl.data.store import write_json
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
 from nc_medfl.federation.arguments import from_arguments
-from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
@@ -92,6 +92,7 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
             except RefusedUpdate:
                 accepted = False
             answer.params = {}
+            answer.meta.pop(keys.FEATURE_SUMS, None)  # in the aggregator's sums by now
             if self._fits(answer):
                 answers.append(answer)
             return accepted
@@ -112,7 +113,7 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
 
     def _fits(self, answer: FLModel) -> bool:
         try:
-            self.aggregator.check_fingerprints(answer.meta)
+            self.aggregator.read_report(answer.meta)
         except RefusedUpdate:
             return False
         return True
@@ -197,6 +198,14 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
                 self.warning(f"class statistics of {_site(answer)} refused: {reason}")
         return parts
 
+    def _tested(self, answer: FLModel) -> list[Row]:
+        try:
+            rows: list[Row] = self.aggregator.read_test(answer.meta)
+        except RefusedUpdate as reason:
+            self.warning(f"final metrics of {_site(answer)} refused: {reason}")
+            return []
+        return rows
+
     def _evaluate(self, log: RoundLog, model: FLModel, best: tuple[float, int] | None) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""
         if best is None:
@@ -205,7 +214,7 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
         log.progress(event="evaluating", round=rounds, score=score)
         chosen = torch.load(log.folder / keys.BEST_MODEL, weights_only=True)
         model.params = chosen["state_dict"]
-        rows = [row for answer in self._ask(keys.TASK_EVALUATE, model) for row in json.loads(answer.meta[keys.ROWS])]
+        rows = [row for answer in self._ask(keys.TASK_EVALUATE, model) for row in self._tested(answer)]
         write_json(log.folder / keys.SITE_METRICS, {"rows": rows})
         write_json(
             log.folder / keys.SUMMARY,

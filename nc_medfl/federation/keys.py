@@ -14,6 +14,8 @@ N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
 PRIVACY = "nc_medfl.privacy"
+#: Written by the server itself: bytes of an update's numbers as they came.
+BYTES = "nc_medfl.bytes"
 
 # Files that the server leaves in its run folder, and the command collects.
 RESULTS_FOLDER = "nc_medfl"
