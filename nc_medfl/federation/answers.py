@@ -116,7 +116,7 @@ def _rows(text: Any, what: str, known: Sequence[str], findings: Collection[str],
 def _row(given: Any, what: str, known: Sequence[str], findings: Collection[str], most: int) -> Row:
     if not isinstance(given, dict) or not _NEEDED <= set(given) <= set(known):
         raise RefusedUpdate(f"its {what} have missing or unknown columns")
-    if given.get("finding") not in findings:
+    if not isinstance(given["finding"], str) or given["finding"] not in findings:
         raise RefusedUpdate(f"its {what} name a finding that is not in the vocabulary")
     row: Row = {}
     for key, value in given.items():
