@@ -16,6 +16,7 @@ from nc_medfl.federation.aggregator import NCAwareAggregator
 from nc_medfl.federation.arguments import to_arguments
 from nc_medfl.federation.client import SiteExecutor
 from nc_medfl.federation.controller import FederationController
+from nc_medfl.federation.filters import add_transfer_filters
 from nc_medfl.federation.persistor import GlobalModelPersistor
 
 
@@ -41,6 +42,7 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
             server_expected_format=ExchangeFormat.PYTORCH,
         )
         self._job.set_app_packages(["nc_medfl"])
+        add_transfer_filters(self, settings.transfer)
 
     def _create_controller(
         self, persistor_id: str, model_params: Any, model_aggregator: NCAwareAggregator
