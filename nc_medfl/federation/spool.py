@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,19 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_PREFIX = "nc_medfl-updates-"
+
 
 class Spool:
     """A folder of updates of one round.
 
     Args:
         layout: a model with the names, shapes and types of every update to come.
-        parent: where to make the folder; None takes the system's folder for temporary files.
+        parent: where to make the folder, for this process alone: what a killed one left there is removed. None takes
+            the system's folder for temporary files.
     """
 
     def __init__(self, layout: Mapping[str, Tensor], parent: Path | None = None) -> None:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix="nc_medfl-updates-", dir=parent))
+            for left in parent.glob(f"{_PREFIX}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._layout = {name: (value.dtype, value.shape) for name, value in layout.items()}
         self._offsets: dict[str, int] = {}
         position = 0
@@ -79,7 +86,7 @@ class Spool:
 
     def close(self) -> None:
         """Remove the folder and what is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
 
 def _bytes(value: Tensor) -> memoryview:

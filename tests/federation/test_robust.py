@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_only_sites_with_a_positive_have_a_say_in_a_class_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
 def test_stretches_of_a_parameter_give_what_the_whole_gives(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     previous = {"w": torch.zeros(7, 5), "head": torch.zeros(4, 3), "n": torch.tensor(0), "empty": torch.zeros(0)}
@@ -71,7 +73,7 @@ def test_stretches_of_a_parameter_give_what_the_whole_gives(
     combine = combiner(name, 0.2)
     whole = robust_average(previous, in_memory(models), 5, combine, class_axes={"head": 1}, positives=positives)
     monkeypatch.setattr(robust_module, "_STRETCH", 8 * 5 * 3)  # three numbers at a time, from disk
-    spool = Spool(previous, tmp_path)  # type: ignore[arg-type]
+    spool = Spool(previous, tmp_path)
     files = [spool.put(model) for model in models]
     parts = robust_average(
         previous,
@@ -86,7 +88,7 @@ def test_stretches_of_a_parameter_give_what_the_whole_gives(
         torch.testing.assert_close(whole["w"], torch.from_numpy(np.median([m["w"].numpy() for m in models], axis=0)))
 
 
-def test_a_spool_gives_back_every_type_bit_by_bit_and_leaves_nothing(tmp_path: object) -> None:
+def test_a_spool_gives_back_every_type_bit_by_bit_and_leaves_nothing(tmp_path: Path) -> None:
     model = {
         "f": torch.tensor([1.5, -0.0, 3e-45]),
         "h": torch.tensor([[1.0], [2.0]], dtype=torch.float16),
@@ -94,8 +96,19 @@ def test_a_spool_gives_back_every_type_bit_by_bit_and_leaves_nothing(tmp_path: o
         "i": torch.tensor(2**40),
         "t": torch.tensor([True, False]),
     }
-    spool = Spool(model, tmp_path)  # type: ignore[arg-type]
+    spool = Spool(model, tmp_path)
     back = spool.read_all(spool.put(model))
     assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in model.items())
     spool.close()
     assert not spool.folder.exists()
+
+
+def test_a_spool_removes_what_a_killed_process_left_and_what_is_forgotten(tmp_path: Path) -> None:
+    left = tmp_path / "nc_medfl-updates-old"
+    left.mkdir()
+    (left / "000000.bin").write_bytes(b"x")
+    spool = Spool({"w": torch.zeros(1)}, tmp_path)
+    spool.put({"w": torch.zeros(1)})
+    assert not left.exists()
+    del spool
+    assert list(tmp_path.iterdir()) == []
