@@ -12,6 +12,7 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.decomposers import common_decomposers
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
@@ -40,6 +41,8 @@ def through(filters: list[Any], shareable: Shareable) -> Shareable:
 
 
 def over_the_wire(shareable: Shareable) -> Shareable:
+    # As FLARE's processes do when they start.
+    common_decomposers.register()
     fobs.register(TensorDecomposer)
     received: Shareable = fobs.loads(fobs.dumps(shareable))
     return received
