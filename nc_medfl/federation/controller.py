@@ -98,7 +98,7 @@ class FederationController(WaitingController):
         if saved:
             run.best, run.finished = saved.best, saved.rounds
             model.params = saved.params()
-            for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if saved.best else [])):
+            for name in saved.files():
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
             self.info(f"going on after round {saved.rounds}")

@@ -27,6 +27,7 @@ SITE_METRICS = "site_metrics.json"
 PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
+CONTROLS = "scaffold_controls.pt"
 SUMMARY = "summary.json"
 
 #: The file in the results folder in which the server says why it ended the job.

@@ -18,6 +18,7 @@ from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.training.methods import get_method, join_extras
 
 TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE)
 
@@ -58,7 +59,8 @@ class TrainerDied(Exception):
 
 def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any."""
-    state = SiteState(state_root, run_id) if settings.training.keep_optimizer else None
+    keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
+    state = SiteState(state_root, run_id) if keeps else None
     return SiteWorker(settings, config, state)
 
 
@@ -73,7 +75,7 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
             keys.ROWS: json.dumps(update.before.rows),
             **_statistics_meta(update.before.statistics),
         }
-        return Answer(update.params, meta)
+        return Answer(join_extras(update.params, update.extras), meta)
     if task.name == keys.TASK_VALIDATE:
         check = worker.validate(task.params)
         meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
