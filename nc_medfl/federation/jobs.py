@@ -35,9 +35,9 @@ def read_job(folder: str | Path, overrides: Sequence[str] = ()) -> JobSettings:
 def recipe_builder(folder: str | Path | None) -> RecipeBuilder:
     """The ``build_recipe(settings, *, min_clients)`` of a job folder, or the package's own for None."""
     if folder is None:
-        from nc_medfl.federation.recipe import FedNCARecipe
+        from nc_medfl.federation.workflows.recipe import make_recipe
 
-        return FedNCARecipe
+        return make_recipe
     path = Path(folder) / "job.py"
     spec = importlib.util.spec_from_file_location("nc_medfl_job", path)
     if spec is None or spec.loader is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 TASK_TRAIN = "train"
 TASK_VALIDATE = "validate"
 TASK_EVALUATE = "evaluate"
+TASK_LABELS = "label_statistics"
 
 # Keys in the meta of an update. Values are numbers, texts of numbers (JSON) or numpy arrays.
 FINGERPRINTS = "nc_medfl.fingerprints"

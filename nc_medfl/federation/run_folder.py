@@ -107,6 +107,7 @@ def start_run(
     run: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": settings.name,
+        "kind": settings.kind,
         "method": settings.method,
         "env": env,
         "settings": settings.for_sites().model_dump(mode="json"),
@@ -126,7 +127,8 @@ def start_run(
         "outcome": "running",
     }
     write_json(out / RUN_JSON, run)
-    write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
+    if settings.kind != "label_statistics":  # whose sites withhold small counts
+        write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
     return run
 
 
