@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.fuel.utils import fobs
 
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
@@ -32,6 +34,7 @@ class QuestionController(WaitingController):
         super().__init__(*args, **kwargs)
         self.settings = settings
         self.waiting = from_arguments(settings).federation
+        fobs.register(TensorDecomposer)  # no persistor of FLARE's does it here
 
     @abstractmethod
     def question(self, job: JobSettings) -> FLModel:
