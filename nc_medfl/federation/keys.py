@@ -29,6 +29,8 @@ PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
 CONTROLS = "scaffold_controls.pt"
+TENSORBOARD = "tensorboard"
+MLRUNS = "mlruns"
 SUMMARY = "summary.json"
 
 #: The file in the results folder in which the server says why it ended the job.

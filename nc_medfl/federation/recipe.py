@@ -18,6 +18,7 @@ from nc_medfl.federation.client import SiteExecutor
 from nc_medfl.federation.controller import FederationController
 from nc_medfl.federation.persistor import GlobalModelPersistor
 from nc_medfl.federation.scaffold import ScaffoldAggregator, ScaffoldController
+from nc_medfl.federation.tracking import receiver_of
 
 
 class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no types
@@ -45,6 +46,8 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
             server_expected_format=ExchangeFormat.PYTORCH,
         )
         self._job.set_app_packages(["nc_medfl"])
+        if (receiver := receiver_of(settings)) is not None:
+            self._job.to_server(receiver, id="tracking")
 
     def _create_controller(
         self, persistor_id: str, model_params: Any, model_aggregator: NCAwareAggregator

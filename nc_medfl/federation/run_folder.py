@@ -151,6 +151,9 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     """
     for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.BEST_MODEL, keys.LAST_MODEL):
         shutil.copyfile(results / name, out / name)
+    for name in (keys.TENSORBOARD, keys.MLRUNS):
+        if (results / name).is_dir():
+            shutil.copytree(results / name, out / name, dirs_exist_ok=True)
     summary = json.loads((results / keys.SUMMARY).read_text(encoding="utf-8"))
     run["best_round"] = summary["best_round"]
     run["fingerprints"] |= summary["fingerprints"]
