@@ -49,6 +49,8 @@ def run(
         raise UserError(f"--env {env}: not known here. Use --env sim.")
     settings = read_job(job, overrides or [])
     if settings.kind != "train":
+        if resume:
+            raise UserError("--resume: a job without training has no round to go on from. Leave it out.")
         run_question(settings, sites, out, job_folder=job, threads=threads, as_json=as_json)
         return
     run_simulation(settings, sites, out, job_folder=job, threads=threads, resume=resume, as_json=as_json)
