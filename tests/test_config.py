@@ -85,7 +85,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) ->
         load_job_settings(path, [override])
 
 
-@pytest.mark.parametrize("job", ["fednca_cxr", "fedavg_cxr"])
+@pytest.mark.parametrize("job", ["fednca_cxr", "fedavg_cxr", "fedprox_cxr", "scaffold_cxr"])
 def test_job_yaml_lists_every_setting_with_its_default(job: str) -> None:
     import yaml
 

@@ -34,6 +34,7 @@ from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
+from nc_medfl.federation.tracking import Tracker
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
 
@@ -93,12 +94,14 @@ class FederationController(WaitingController):
         store = RoundStore(state_folder(workspace, "server"), job, str(self.fl_ctx.get_job_id()))
         saved = store.find()
         log = RoundLog(results, saved.folder if saved else None)
+        if job.tracking != "none":
+            log.listener = Tracker(self)
         prints = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
         run = _Run(job, prints, log, store, saved.run_id if saved else uuid.uuid4().hex)
         if saved:
             run.best, run.finished = saved.best, saved.rounds
             model.params = saved.params()
-            for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if saved.best else [])):
+            for name in saved.files():
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
             self.info(f"going on after round {saved.rounds}")

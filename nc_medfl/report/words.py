@@ -16,6 +16,8 @@ from nc_medfl.report.tables import ROUGH_BELOW, decimal
 METHODS = {
     "fednca": "FedNCA-ML (shared simplex frame, one feature per finding)",
     "fedavg": "plain baseline (FedAvg: pooled features, linear head)",
+    "fedprox": "FedProx (the plain baseline with a pull towards the global model)",
+    "scaffold": "SCAFFOLD (the plain baseline with control variates)",
 }
 
 
