@@ -29,7 +29,6 @@ from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.networks import class_parameters
 from nc_medfl.training.model import build_network
 
-
 Model = dict[str, Tensor]
 
 
