@@ -29,10 +29,10 @@ from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.networks import class_parameters
 from nc_medfl.training.model import build_network
 
+Model = dict[str, Tensor]
 
-def federate(
-    workers: Mapping[str, SiteWorker], settings: JobSettings, transfer: str
-) -> tuple[float, dict[str, Tensor]]:
+
+def federate(workers: Mapping[str, SiteWorker], settings: JobSettings, transfer: str) -> tuple[float, Model]:
     """Train; give the mean macro AUC on validation of the last model, and that model."""
     network = build_network(settings)
     model: Model = {name: value.clone() for name, value in network.state_dict().items()}
