@@ -18,6 +18,9 @@ ROWS = "nc_medfl.rows"
 RUN_ID = "nc_medfl.run_id"
 #: In the header of a failed answer: a few words of why.
 FAILURE = "nc_medfl.failure"
+PRIVACY = "nc_medfl.privacy"
+#: Written by the server itself: bytes of an update's numbers as they came.
+BYTES = "nc_medfl.bytes"
 
 # Files that the server leaves in its run folder, and the command collects.
 RESULTS_FOLDER = "nc_medfl"

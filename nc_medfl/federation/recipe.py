@@ -16,6 +16,7 @@ from nc_medfl.federation.aggregator import NCAwareAggregator
 from nc_medfl.federation.arguments import to_arguments
 from nc_medfl.federation.client import SiteExecutor
 from nc_medfl.federation.controller import FederationController
+from nc_medfl.federation.filters import add_transfer_filters
 from nc_medfl.federation.persistor import GlobalModelPersistor
 from nc_medfl.federation.scaffold import ScaffoldAggregator, ScaffoldController
 from nc_medfl.federation.tracking import receiver_of
@@ -51,6 +52,7 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
         )
         self._job.set_app_packages(["nc_medfl"])
         self._job.to_server({"server": {"task_request_interval": ASK_SECONDS}})
+        add_transfer_filters(self, settings.transfer)
         if (receiver := receiver_of(settings)) is not None:
             self._job.to_server(receiver, id="tracking")
 

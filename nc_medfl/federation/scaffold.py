@@ -21,7 +21,6 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator, RefusedUpdate
-from nc_medfl.federation.averaging import SiteUpdate
 from nc_medfl.federation.controller import FederationController
 from nc_medfl.federation.controls import first_controls, moved
 from nc_medfl.federation.exchange import Take
@@ -45,6 +44,7 @@ class ScaffoldAggregator(NCAwareAggregator):
 
     def aggregate_model(self) -> FLModel:
         """The next global model; moves the control variate too."""
+        self.settle()
         self.controls = moved(self.controls, self._changes, max(self.n_sites, len(self._changes)))
         return super().aggregate_model()
 
@@ -53,11 +53,13 @@ class ScaffoldAggregator(NCAwareAggregator):
         super().reset_stats()
         self._changes = {}
 
-    def _checked(self, site: str, params: Mapping[str, Any], meta: Mapping[str, Any]) -> SiteUpdate:
+    def _model_part(self, site: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         model, changes = split_extras(params)
-        update = super()._checked(site, model, meta)
         self._changes[site] = self._checked_changes(changes)
-        return update
+        return model
+
+    def _drop_part(self, site: str) -> None:
+        self._changes.pop(site, None)
 
     def _checked_changes(self, changes: Mapping[str, Any]) -> dict[str, Tensor]:
         if set(changes) != set(self.controls):

@@ -15,6 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 
+from nc_medfl import __version__
 from nc_medfl.config import FederationSettings, JobSettings, parse
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
@@ -79,7 +80,11 @@ def an_answer(site: str, auc: float | None, **changes: Any) -> FLModel:
     row = {"split": "val", "finding": "macro", "metric": "auc", "value": auc}
     meta = {
         "client_name": site,
-        keys.FINGERPRINTS: fingerprints(network, load_vocabulary("nih14")),
+        keys.FINGERPRINTS: {
+            **fingerprints(network, load_vocabulary("nih14")),
+            "package": __version__,
+            "preparation": "p" * 64,
+        },
         keys.N_SAMPLES: 10,
         keys.COUNTS: [[5.0] * 14, [5.0] * 14],
         keys.LOSSES: json.dumps({"loss": 1.0}),
@@ -190,7 +195,8 @@ def test_rounds_are_compared_over_the_sites_that_scored_both() -> None:
 
 
 def a_test_result(site: str) -> FLModel:
-    return FLModel(metrics={"answered": 1.0}, meta={"client_name": site, keys.ROWS: json.dumps([{"site": site}])})
+    row = {"site": site, "split": "test", "group": "all", "finding": "macro", "metric": "auc", "value": 0.75}
+    return FLModel(metrics={"answered": 1.0}, meta={"client_name": site, keys.ROWS: json.dumps([row])})
 
 
 def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> Non
     federation._keep_if_best(run, Score({"a": 0.7}), 1, a_model().params)
     federation._evaluate(run, a_model())
     rows = json.loads((run.log.folder / keys.SITE_METRICS).read_text())["rows"]
-    assert rows[0] == {"site": "a"}
+    assert (rows[0]["site"], rows[0]["value"]) == ("a", 0.75)
     assert {row["site"] for row in rows[1:]} == {"b"}
     assert [row["finding"] for row in rows[-2:]] == ["macro", "micro"]
     assert all(row["value"] is None and row["reason"].startswith("no final test: it took") for row in rows[1:])
