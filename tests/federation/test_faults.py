@@ -21,6 +21,8 @@ import yaml
 from nc_medfl.federation.processes import family, stop
 from tests_support import REPOSITORY, tiny_site
 
+pytestmark = pytest.mark.faults
+
 SETTINGS = ["network.backbone=small", "training.lr=1e-3", "evaluation.resamples=0"]
 
 

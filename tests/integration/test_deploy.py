@@ -18,7 +18,7 @@ from deploy_support import Shell, require_namespace, wait_for_text
 from nc_medfl.labels import load_vocabulary
 from tests_support import REPOSITORY, tiny_store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 PAGE = REPOSITORY / "docs" / "how-to" / "deploy.md"
 SITES = ("st_mary", "klinikum_nord", "harbour_clinic")
