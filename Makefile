@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo bench fuzz test lint format docs setup clean help
+.PHONY: demo bench fuzz test test-faults lint format docs setup clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    synthetic hospitals, federation, report (three to four minutes on 2 cores)"
 	@echo "make test    the test suite"
+	@echo "make test-faults  whole federations, and what breaks in them"
 	@echo "make fuzz    5,000 mutated DICOM files (FUZZ_CASES, FUZZ_SEED)"
 	@echo "make bench   speed and memory beside named baselines"
 	@echo "make docs    the documentation as a site, in build/docs"
@@ -28,7 +29,10 @@ demo: setup
 	$(BIN)/nc-medfl demo --out demo-run
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not faults"
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,6 +46,9 @@ fuzz: setup
 bench: setup
 	mkdir -p build
 	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
+	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
+	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
+	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -19,7 +19,19 @@ _LOOPBACK_UP = (
 def _unshare() -> list[str]:
     # As root a user namespace isn't needed; else it lets a user have the others.
     more = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", *more, "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    # Killed when the tests are, however they end.
+    return [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        *more,
+        "--net",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ]
 
 
 def require_namespace() -> None:
@@ -29,7 +41,7 @@ def require_namespace() -> None:
             [*_unshare(), "python3", "-c", _LOOPBACK_UP], capture_output=True, text=True, timeout=30, check=False
         )
     except FileNotFoundError:
-        pytest.skip("no 'unshare' here, and FLARE listens on all interfaces of the machine")
+        pytest.skip("no 'unshare' or 'setpriv' here, and FLARE listens on all interfaces of the machine")
     if done.returncode:
         pytest.skip(f"no network namespace permitted here ({done.stderr.strip()[-80:]})")
 
@@ -38,7 +50,8 @@ class Shell:
     """One bash in a namespace. Whatever it started dies with it."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._output = folder / "shell.out"
+        self._folder = folder
+        self._count = 0
         self._process = subprocess.Popen(
             [*_unshare(), "bash", "--noprofile", "--norc"],
             stdin=subprocess.PIPE,
@@ -56,12 +69,16 @@ class Shell:
         """Exit code and output of a command; what it leaves in the background goes on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{{ {command}\n}} </dev/null >{self._output} 2>&1; echo $?\n")
+        # A file each: what a command leaves in the background goes on writing to its own.
+        self._count += 1
+        output = self._folder / f"shell-{self._count}.out"
+        self._process.stdin.write(f"{{ {command}\n}} </dev/null >{output} 2>&1; echo $?\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
-        shown = self._output.read_text(encoding="utf-8", errors="replace") if self._output.exists() else ""
-        assert ready, f"{command}: not done after {timeout} s\n{shown[-2000:]}"
-        return int(self._process.stdout.readline()), self._output.read_text(encoding="utf-8", errors="replace")
+        code = int(self._process.stdout.readline()) if ready else None
+        shown = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
+        assert code is not None, f"{command}: not done after {timeout} s\n{shown[-2000:]}"
+        return code, shown
 
     def close(self) -> None:
         """End the shell, and with its process namespace everything in it."""

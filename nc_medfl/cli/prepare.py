@@ -29,6 +29,7 @@ from nc_medfl.cli.label_options import (
     site_settings,
 )
 from nc_medfl.cli.pacs import ArchiveOptions, archive_images
+from nc_medfl.data.memory import give_back
 from nc_medfl.data.outputs import Outputs, write_outputs
 from nc_medfl.data.prepare import PrepareSummary
 from nc_medfl.data.prepare import prepare as run_prepare
@@ -167,6 +168,7 @@ def prepare(
         with archive_images(pacs, settings) as remarks:
             with progress_bar("Reading radiographs") as progress:
                 summary = run_prepare(settings, progress)
+            give_back()
             with progress_bar("Pages and copies") as progress:
                 made = write_outputs(open_store(summary.store), outputs, progress)
     except KeyboardInterrupt:

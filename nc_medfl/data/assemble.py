@@ -81,7 +81,8 @@ def judge(
         outcome, detail = _outcome(record, label, patient, seen)
         if outcome in _JUDGED_TOGETHER and withdrawn.covers(salt, patient, record.source_sha256):
             outcome, detail = "withdrawn", "the patient or the image was withdrawn"
-        final.append(replace(record, outcome=outcome, detail=detail))
+        same = (outcome, detail) == (record.outcome, record.detail)
+        final.append(record if same else replace(record, outcome=outcome, detail=detail))
         if outcome == "withdrawn":
             # The same pixels must not come back under another patient's name.
             seen.add(record, patient)
@@ -152,8 +153,12 @@ def manifest_of(
     size: int,
 ) -> pd.DataFrame:
     """Manifest rows of the kept images, keyed, split, and with the place of their pixels."""
-    rows = [_row(image, source, salt) for image in kept]
-    frame: pd.DataFrame = pd.DataFrame(rows)
+    columns: dict[str, list[object]] = {}
+    for image in kept:
+        for name, value in _row(image, source, salt).items():
+            columns.setdefault(name, []).append(value)
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    del columns
     positions = np.array([image.label for image in kept], dtype=np.int64)
     labels = source.labels.labels[positions]
     for column, name in enumerate(vocabulary.findings):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -73,15 +74,33 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 @contextmanager
 def quiet_start() -> Iterator[None]:
     """Hold Ctrl-C back while workers are started: they would die of it, with a traceback, before they ignore it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    # The mask goes over to the processes that are started under it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _without_main():
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            yield
+            return
+        # The mask goes over to the processes that are started under it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Have new processes leave alone the script that this one runs: they need our modules only.
+
+    Each would run it again, and import all that it imports, before it reads its first file.
+    """
+    main = sys.modules["__main__"].__dict__
+    spec, file = main.get("__spec__"), main.pop("__file__", None)
+    main["__spec__"] = None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        main["__spec__"] = spec
+        if file is not None:
+            main["__file__"] = file
 
 
 class ProcessEngine:
@@ -131,8 +150,7 @@ class ProcessEngine:
             _result(started, self.check)
         except BrokenProcessPool as error:
             raise UserError(
-                "the reading processes cannot start. Free some memory; in a script of your own, call this under "
-                "if __name__ == '__main__'."
+                "the reading processes cannot start. Free some memory and run again; what is done is kept."
             ) from error
 
 

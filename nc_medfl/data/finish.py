@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,8 @@ from nc_medfl.data.dicom.quarantine import OUTCOMES
 from nc_medfl.data.generation import begin_generation, swap_generation
 from nc_medfl.data.index import IndexHead, write_index
 from nc_medfl.data.join import Join, join_labels, joined_source
-from nc_medfl.data.manifest import keyed_hash
+from nc_medfl.data.manifest import keyed_hash, normalise
+from nc_medfl.data.memory import give_back
 from nc_medfl.data.private import FOLDER, clear_work, write_private_table
 from nc_medfl.data.reading import Reading
 from nc_medfl.data.settings import PrepareSettings
@@ -160,6 +161,7 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
     while True:
         records = reading.in_order()
         join = join_of(task.source, records)
+        give_back()
         source = joined_source(task.source, join)
         final, kept = judge(records, join, source, task.salt, withdrawn)
         # An image that was left out before, and is now wanted, has no pixels in the store.
@@ -190,10 +192,12 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
             shifted_date(task.salt, keyed_hash(task.salt, "patient", image.patient), image.record.identity.study_date)
             for image in kept
         ]
+    frame = normalise(frame, task.vocabulary.findings)
+    give_back()
     write_shards(fresh, kept, reading.journal.folder, settings.size, task.standing, places)
     write_quarantine(fresh, final)
     write_lists(fresh / FOLDER, task, final, kept, join)
-    stores.write_store(
+    stores.describe_store(
         fresh,
         frame,
         task.vocabulary,
@@ -203,6 +207,7 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
         settings_hash=task.settings_hash,
         labels=label_counts(source, counts, join),
     )
+    give_back()
     digest = hashlib.sha256((fresh / stores.MANIFEST).read_bytes()).hexdigest()
     write_index(fresh / FOLDER, replace(task.head, manifest=digest), records)
     reading.journal.close()
@@ -275,22 +280,22 @@ def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Sequenc
     source = task.source
     sample_of = {image.record.name: image.sample_id for image in kept}
     patients = source.labels.patients
-    rows = []
-    for file, record in zip(source.files, final, strict=True):
-        if record.outcome == "withdrawn":
-            continue
-        label = join.label_of.get(record.name)
-        own = patients[label] if patients is not None and label is not None else record.identity.patient_id
-        patient = clean_identifier(own)
-        rows.append(
-            (
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for file, record in zip(source.files, final, strict=True):
+            if record.outcome == "withdrawn":
+                continue
+            label = join.label_of.get(record.name)
+            own = patients[label] if patients is not None and label is not None else record.identity.patient_id
+            patient = clean_identifier(own)
+            yield (
                 *(sample_of.get(record.name, ""), record.outcome, record.detail, str(file.path), file.member),
                 *(record.identity.study_uid, record.identity.sop_uid, record.source_sha256),
                 keyed_hash(task.salt, "patient", patient) if patient else "",
             )
-        )
+
     header = ("sample_id", "outcome", "detail", "path", "member", "study_uid", "sop_uid", "source_sha256")
-    write_private_table(folder / SOURCES, (*header, "patient_key"), rows)
+    write_private_table(folder / SOURCES, (*header, "patient_key"), rows())
     write_private_table(
         folder / "labels_without_image.csv",
         ("row", "image"),

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from sys import intern
 from typing import Any
 
 from nc_medfl.data.private import FOLDER, open_private
@@ -85,10 +84,6 @@ def read_index(store: Path) -> Index | None:
         return Index(head, {record.name: record for record in _unpacked(stream)})
 
 
-def _once(value: Any) -> Any:
-    return intern(value) if isinstance(value, str) else value
-
-
 def _line(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode() + b"\n"
 
@@ -102,17 +97,13 @@ def _packed(record: Record) -> list[Any]:
 
 def _unpacked(lines: Iterable[str]) -> Iterator[Record]:
     facts_at, identity_at = _FIELDS.index("facts"), _FIELDS.index("identity")
-    repeated = [_FIELDS.index(name) for name in ("outcome", "detail", "pad_box")]
     for line in lines:
         try:
             values = json.loads(line)
             facts, identity = values[facts_at], values[identity_at]
-            # A few terms over and over: kept once, a hundred thousand records take half the memory.
-            for at in repeated:
-                values[at] = _once(values[at])
-            values[facts_at] = None if facts is None else Facts(*(_once(fact) for fact in facts))
+            values[facts_at] = None if facts is None else Facts(*facts)
             values[identity_at] = Identity() if identity is None else Identity(*identity)
-            yield Record(*values)
+            yield Record(*values).slim()
         except (ValueError, TypeError, KeyError, IndexError):
             # A damaged line costs reading that file again.
             continue

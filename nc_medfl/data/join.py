@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from nc_medfl.data.sources.base import SourceData
 
+_NONE: list[str] = []
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii"})
 
 
@@ -73,7 +74,8 @@ def join_labels(
     claims: dict[str, tuple[Closeness, int]] = {}
     rivals: list[tuple[int, int]] = []
     served: set[int] = set()
-    found = [index.look_up(_plain(key)) or (Closeness.SAME, by_uid.get(key, [])) for key in keys]
+    found = [index.look_up(_plain(key)) or (Closeness.SAME, by_uid.get(key, _NONE)) for key in keys]
+    del index, by_uid
     # Closest first, in the table's order among equals.
     for position in sorted(range(len(keys)), key=lambda p: found[p][0]):
         closeness, images = found[position]
@@ -103,21 +105,40 @@ def joined_source(source: SourceData, join: Join) -> SourceData:
     return replace(source, labels=labels, preview=told)
 
 
+class _Forms:
+    """Images by a form of their name. Most forms are of one image, which then stands without a list around it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._at: dict[str, int | list[int]] = {}
+
+    def add(self, form: str, position: int) -> None:
+        before = self._at.setdefault(form, position)
+        if isinstance(before, list):
+            before.append(position)
+        elif before != position:
+            self._at[form] = [before, position]
+
+    def __contains__(self, form: str) -> bool:
+        return form in self._at
+
+    def __getitem__(self, form: str) -> list[str]:
+        at = self._at[form]
+        return [self._names[position] for position in (at if isinstance(at, list) else (at,))]
+
+
 class _Index:
     """Images by their path and by every end of it, each with and without extension."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._paths: dict[str, list[str]] = defaultdict(list)
-        self._stems: dict[str, list[str]] = defaultdict(list)
-        self._tails: dict[str, list[str]] = defaultdict(list)
-        self._tail_stems: dict[str, list[str]] = defaultdict(list)
-        for name in names:
+        self._paths, self._stems, self._tails, self._tail_stems = (_Forms(names) for _ in range(4))
+        for position, name in enumerate(names):
             plain = _plain(name)
-            self._paths[plain].append(name)
-            self._stems[_stem(plain)].append(name)
+            self._paths.add(plain, position)
+            self._stems.add(_stem(plain), position)
             for tail in _tails(plain):
-                self._tails[tail].append(name)
-                self._tail_stems[_stem(tail)].append(name)
+                self._tails.add(tail, position)
+                self._tail_stems.add(_stem(tail), position)
 
     def look_up(self, key: str) -> tuple[Closeness, list[str]] | None:
         """The images that fit a key best, and how well."""

@@ -53,7 +53,7 @@ class Journal:
                 except (ValueError, TypeError, KeyError):
                     continue
                 if not record.chunk or record.chunk in present:
-                    records[record.name] = record
+                    records[record.name] = record.slim()
         return records
 
     def new_chunk(self) -> Path:

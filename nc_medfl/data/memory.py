@@ -1,4 +1,4 @@
-"""Memory of a process that takes and gives back the same large blocks over and over."""
+"""Memory: kept where the same large blocks are taken over and over, given back after steps that took a lot."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ def keep_freed_blocks(limit: int = 2**28) -> None:
             library = ctypes.CDLL(None)
             library.mallopt(_MMAP_THRESHOLD, limit)
             library.mallopt(_TRIM_THRESHOLD, 2 * limit)
+
+
+def plain_tables() -> None:
+    """Have tables' memory come from the C library, which gives it back when told; Arrow's own pool doesn't."""
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+def give_back() -> None:
+    """Give memory that is no longer used back to the system (glibc; else no effect)."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -31,6 +31,7 @@ from nc_medfl.data.join import join_labels, joined_source
 from nc_medfl.data.journal import Journal
 from nc_medfl.data.lock import store_lock
 from nc_medfl.data.manifest import SCHEMA_VERSION
+from nc_medfl.data.memory import give_back, plain_tables
 from nc_medfl.data.private import FOLDER, clear_temporaries, clear_work, load_salt
 from nc_medfl.data.reading import Progress, Reading
 from nc_medfl.data.settings import PrepareSettings
@@ -62,10 +63,12 @@ def prepare(settings: PrepareSettings, progress: Progress | None = None) -> Prep
             is at work on it, the disk is full, or no image is left.
     """
     settings.check()
+    plain_tables()
     vocabulary = load_vocabulary(settings.vocabulary)
     source = open_source(settings, vocabulary)
     _check_out(settings)
     _check_names(source)
+    give_back()
     with _told_as_ours(settings), store_lock(settings.out):
         finish_swap(settings.out)
         clear_temporaries(settings.out)
@@ -95,6 +98,7 @@ def _prepare(
             names = frozenset(file.name for file in source.files)
             if whole is not None and index is not None and is_unchanged(whole, index, head, reading.records, names):
                 return _leave(task, whole, reading)
+            give_back()
             reading.read_rest()
             if standing is not None and index is not None and not settings.replace:
                 refuse_losses(settings, standing, index, reading.records.values(), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Radiograph:
 
     Attributes:
         picture: grey levels and what they show; bone is bright, air is dark.
-        pixel_sha256: hash of the decoded stored values (:func:`pixel_hash`).
+        stored: the decoded values, integer ``[rows, cols]``.
         aspect: physical height of a pixel over its width.
         facts: what may stand in the manifest.
         identity: what may not.
@@ -57,11 +58,16 @@ class Radiograph:
     """
 
     picture: Picture
-    pixel_sha256: str
+    stored: npt.NDArray[np.generic]
     aspect: float
     facts: Facts
     identity: Identity
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def pixel_sha256(self) -> str:
+        """Hash of the decoded values (:func:`pixel_hash`)."""
+        return pixel_hash(self.stored)
 
     @property
     def pixels(self) -> npt.NDArray[np.float32]:

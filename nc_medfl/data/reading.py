@@ -82,7 +82,7 @@ class Reading:
         ) as results:
             for records in results:
                 self.journal.append(records)
-                self.records.update((record.name, record) for record in records)
+                self.records.update((record.name, record.slim()) for record in records)
                 outcomes.update(record.outcome for record in records)
                 done += len(records)
                 self.progress(done, total, outcomes)

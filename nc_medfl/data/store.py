@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,19 @@ class Store:
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image of manifest row ``index`` (position), uint8 ``[size, size]``, a view into the map."""
-        row = self.manifest.iloc[index]
-        picture: npt.NDArray[np.uint8] = self.shard(int(row["shard"]))[int(row["row"])]
+        shard, row = (int(self.manifest[name].to_numpy()[index]) for name in ("shard", "row"))
+        picture: npt.NDArray[np.uint8] = self.shard(shard)[row]
         return picture
+
+    def each_image(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """All images in the manifest's order, uint8 ``[size, size]``; no shard stays mapped that is behind."""
+        places = zip(self.manifest["shard"].to_numpy(), self.manifest["row"].to_numpy(), strict=True)
+        last = -1
+        for number, row in places:
+            if number != last:
+                self._shards.pop(last, None)
+                last = int(number)
+            yield self.shard(last)[int(row)]
 
     def images(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Images of some manifest rows (positions), in that order, uint8 ``[len, size, size]``."""
@@ -146,7 +156,32 @@ def write_store(
     settings_hash: str,
     labels: Mapping[str, Any] | None = None,
 ) -> Store:
-    """Write manifest and ``prepare.json`` beside shards that are already there, and open the store.
+    """Write manifest and ``prepare.json`` as :func:`describe_store` does, and open the store."""
+    describe_store(
+        folder,
+        frame,
+        vocabulary,
+        size=size,
+        settings=settings,
+        counts=counts,
+        settings_hash=settings_hash,
+        labels=labels,
+    )
+    return open_store(folder)
+
+
+def describe_store(
+    folder: Path,
+    frame: pd.DataFrame,
+    vocabulary: Vocabulary,
+    *,
+    size: int,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, int],
+    settings_hash: str,
+    labels: Mapping[str, Any] | None = None,
+) -> None:
+    """Write manifest and ``prepare.json`` beside shards that are already there.
 
     Args:
         folder: the store; its shards have been written by :func:`write_shard`.
@@ -177,7 +212,6 @@ def write_store(
         },
     )
     write_atomic(folder / MANIFEST, content)
-    return open_store(folder)
 
 
 def manifest_bytes(frame: pd.DataFrame, vocabulary: Vocabulary) -> bytes:

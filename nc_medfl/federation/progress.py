@@ -17,6 +17,8 @@ from nvflare.widgets.info_collector import InfoCollector
 
 from nc_medfl.federation import keys
 
+#: Name of the component in a job.
+PROGRESS_ID = "nc_medfl_progress"
 #: So many of the newest entries are told; whoever looks every few seconds misses none.
 _TOLD = 20
 

@@ -16,10 +16,12 @@ from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.label_counts import site_counts
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.training.methods import get_method, join_extras
 
-TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE)
+TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE, keys.TASK_LABELS)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Task:
     """Something for a site to do.
 
     Attributes:
-        name: ``train``, ``validate`` or ``evaluate``.
-        params: the global model's parameters and buffers.
+        name: ``train``, ``validate``, ``evaluate`` or ``label_statistics``.
+        params: the global model's parameters and buffers, if the task is about one.
         round_number: 0 for the first.
         run_id: of the federation.
     """
@@ -58,7 +60,8 @@ class TrainerDied(Exception):
 
 def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any."""
-    state = SiteState(state_root, run_id) if settings.training.keep_optimizer else None
+    keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
+    state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
     return SiteWorker(settings, config, state)
 
 
@@ -73,11 +76,13 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
             keys.ROWS: json.dumps(update.before.rows),
             **_statistics_meta(update.before.statistics),
         }
-        return Answer(update.params, meta)
+        return Answer(join_extras(update.params, update.extras), meta)
     if task.name == keys.TASK_VALIDATE:
         check = worker.validate(task.params)
         meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
         return Answer(None, {**meta, **_statistics_meta(check.statistics)})
+    if task.name == keys.TASK_LABELS:
+        return Answer(None, {keys.ROWS: json.dumps(site_counts(worker.store, worker.config.privacy.min_positives))})
     rows = worker.evaluate(task.params)
     if worker.state:
         worker.state.forget()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,9 @@ from nc_medfl.metrics.classification import prepare_sample, reasons
 from nc_medfl.metrics.collapse import class_statistics
 from nc_medfl.training import parallel
 from nc_medfl.training.device import pick_device
-from nc_medfl.training.methods import get_method
+from nc_medfl.training.methods import LocalMemory, get_method, split_extras
 from nc_medfl.training.model import build_network, fingerprints
-from nc_medfl.training.trainer import train_round
+from nc_medfl.training.trainer import TrainingResult, train_round
 
 Rows = list[dict[str, Any]]
 
@@ -64,12 +64,14 @@ class LocalUpdate:
         losses: means of the last local epoch.
         n_samples: training images.
         before: the check of the global model that the round started from.
+        extras: tensors of the method's that go to the server beside the model.
     """
 
     params: dict[str, Tensor]
     losses: dict[str, float]
     n_samples: int
     before: GlobalModelCheck
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class SiteWorker:
@@ -78,7 +80,8 @@ class SiteWorker:
     Args:
         settings: the job's.
         config: the site's own.
-        state: where the site keeps its optimiser between rounds; None where it keeps none.
+        state: where the site keeps its optimiser, and what else the method keeps, between rounds; None where it
+            keeps nothing.
 
     Raises:
         UserError: if the store is missing, empty or labelled for other findings.
@@ -109,10 +112,12 @@ class SiteWorker:
         """Score the global model on the validation split, then train it here for one round.
 
         Args:
-            params: the global model's parameters and buffers.
+            params: the global model's parameters and buffers, and what the method sends beside them.
             round_number: 0 for the first.
         """
-        before = self.validate(params)
+        model, received = split_extras(params)
+        before = self.validate(model)
+        kept = self.state.load_memory(round_number) if self.state else {}
         result = train_round(
             self.network,
             lambda epoch: self._batches("train", training=True, epoch=epoch),
@@ -120,11 +125,12 @@ class SiteWorker:
             round_number=round_number,
             seed=self._seed,
             optimizer_state=self.state.load_optimizer(round_number) if self.state else None,
+            memory=LocalMemory(received, kept),
         )
-        if self.state and result.optimizer is not None and parallel.rank() == 0:
-            self.state.save_optimizer(round_number, result.optimizer)
+        if self.state and parallel.rank() == 0:
+            _keep(self.state, round_number, result)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        return LocalUpdate(trained, result.losses, result.n_samples, before)
+        return LocalUpdate(trained, result.losses, result.n_samples, before, result.memory.received)
 
     def validate(self, params: Mapping[str, Tensor]) -> GlobalModelCheck:
         """Score a model on the validation split and sum up its features over the training split."""
@@ -201,6 +207,14 @@ class SiteWorker:
         sums: npt.NDArray[np.float64] = total.sums.numpy().copy()
         sums[withheld | _of_one_patient(of_kind, self._patients[rows])] = np.nan
         return SiteStatistics(counts, sums)
+
+
+def _keep(state: SiteState, round_number: int, result: TrainingResult) -> None:
+    """Put what the next round needs on the site's disk."""
+    if result.optimizer is not None:
+        state.save_optimizer(round_number, result.optimizer)
+    if result.memory.kept:
+        state.save_memory(round_number, result.memory.kept)
 
 
 def _of_one_patient(chosen: npt.NDArray[np.bool_], patients: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

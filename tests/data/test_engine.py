@@ -78,19 +78,22 @@ def test_workers_that_cannot_start_are_not_blamed_on_the_files(work):
         run(work, [(0, 1)], 1, work.cannot_start)
 
 
-SLEEPY = """
+DOZING = """
 import os, sys, time
 from pathlib import Path
-from nc_medfl.data.engine import ProcessEngine, begin_worker, run_batches
 
 
 def doze(batch):
     (Path(sys.argv[1]) / str(os.getpid())).touch()
     time.sleep(60)
+"""
 
+#: Without a guard: a worker doesn't run its parent's script again.
+SLEEPY = """
+from dozing import doze
+from nc_medfl.data.engine import ProcessEngine, begin_worker, run_batches
 
-if __name__ == "__main__":
-    list(run_batches(doze, [(1,), (2,)], engine=ProcessEngine(2, begin_worker), split=list, crashed=doze))
+list(run_batches(doze, [(1,), (2,)], engine=ProcessEngine(2, begin_worker), split=list, crashed=doze))
 """
 
 
@@ -106,6 +109,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes as Linux shows them")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent_and_without_a_word_of_their_own(tmp_path, how):
+    (tmp_path / "dozing.py").write_text(DOZING)
     (tmp_path / "sleepy.py").write_text(SLEEPY)
     (tmp_path / "pids").mkdir()
     command = [sys.executable, str(tmp_path / "sleepy.py"), str(tmp_path / "pids")]

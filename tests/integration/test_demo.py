@@ -42,6 +42,7 @@ def test_every_finding_can_be_tested_and_the_method_reaches_080(fednca: pd.DataF
     assert fednca.loc["macro", "value"] >= 0.80
 
 
+@pytest.mark.faults
 def test_the_task_is_hard_enough_that_the_baseline_is_below_the_method(
     fednca: pd.DataFrame, fedavg: pd.DataFrame
 ) -> None:

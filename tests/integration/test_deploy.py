@@ -18,7 +18,7 @@ from deploy_support import Shell, require_namespace, wait_for_text
 from nc_medfl.labels import load_vocabulary
 from tests_support import REPOSITORY, tiny_store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 PAGE = REPOSITORY / "docs" / "how-to" / "deploy.md"
 SITES = ("st_mary", "klinikum_nord", "harbour_clinic")
@@ -56,8 +56,8 @@ class Place:
 
 
 def wait_for_start(place: Place, command: str) -> None:
-    if command.endswith("/startup/start.sh"):
-        kit = place.folder / Path(command).parent.parent
+    if "/startup/start.sh" in command:
+        kit = place.folder / command.partition("/startup/")[0]
         says = "Server started" if kit.name == "server" else "Successfully registered client"
         wait_for_text(kit / "log.txt", says)
 
@@ -128,6 +128,58 @@ def test_provisioning_again_keeps_the_authority(deployed: dict[str, tuple[int, s
     assert code == 0, output
     fresh = place.kit("server").parent.parent / "prod_01" / "st_mary" / "startup" / "rootCA.pem"
     assert fresh.read_bytes() == (place.kit("st_mary") / "startup" / "rootCA.pem").read_bytes()
+
+
+#: Submits a job by FLARE's own interface, and prints its last status. Arguments: folder, kit, "plain" or "custom".
+SUBMIT = """
+import os, sys, time, traceback
+from pathlib import Path
+folder, kit, kind = sys.argv[1:]
+sys.argv = sys.argv[:1]
+from nc_medfl.federation.jobs import read_job
+from nc_medfl.federation.recipe import FedNCARecipe
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+try:
+    settings = read_job("jobs/fednca_cxr", ["rounds=1", "network.backbone=small", "image_size=32"])
+    FedNCARecipe(settings, min_clients=3).export(folder)
+    job = Path(folder).resolve() / settings.name
+    if kind == "custom":
+        (job / "app" / "custom").mkdir()
+        (job / "app" / "custom" / "more.py").write_text("VALUE = 1")
+    session = new_secure_session("admin@example.org", kit)
+    number = session.submit_job(str(job))
+    status = "SUBMITTED"
+    while not status.startswith("FINISHED"):
+        time.sleep(2)
+        status = session.get_job_meta(number)["status"]
+    print("status:", status, flush=True)
+    session.close()
+except Exception:
+    traceback.print_exc()
+finally:
+    os._exit(0)  # threads of FLARE's session would hold the process
+"""
+
+
+def last_status(place: Place, kind: str) -> str:
+    (place.folder / "submit.py").write_text(SUBMIT)
+    command = f"python submit.py export-{kind} {place.kit('admin@example.org')} {kind}"
+    output = place.shell.run(command, timeout=200)[1]
+    found = re.findall(r"^status: (\S+)$", output, re.MULTILINE)
+    assert found, output[-3000:]
+    return str(found[-1])
+
+
+def test_hospitals_that_forbid_custom_code_run_our_job(deployed: dict[str, tuple[int, str]], place: Place) -> None:
+    policy = json.loads((place.kit("st_mary") / "local" / "authorization.json").read_text())
+    assert {rights["byoc"] for rights in policy["permissions"].values()} == {"none"}
+    assert last_status(place, "plain") == "FINISHED:COMPLETED"
+
+
+def test_hospitals_that_forbid_custom_code_refuse_it(deployed: dict[str, tuple[int, str]], place: Place) -> None:
+    assert last_status(place, "custom") != "FINISHED:COMPLETED"
+    log = (place.kit("server") / "log.txt").read_text()
+    assert all(f"{site}: NVFLARE_ERROR: BYOC not permitted" in log for site in SITES)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from nc_medfl.data.dicom.deidentify import integer, numbers, text
 from nc_medfl.data.dicom.display import Display, to_display
 from nc_medfl.data.dicom.identifier import patient_id_of
 from nc_medfl.data.dicom.quarantine import Rejected
-from nc_medfl.data.radiograph import Facts, Radiograph, pixel_hash
+from nc_medfl.data.radiograph import Facts, Radiograph
 
 #: Part of the settings hash: raise it whenever the same file gives other pixels.
 READER_VERSION = 2
@@ -118,7 +118,7 @@ def decode(dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0) -> Radiog
     aspect, spacing, note = physical_aspect(dataset)
     facts = _facts(dataset, syntax, display, spacing)
     notes = (*display.notes, *((note,) if note else ()))
-    return Radiograph(display.picture, pixel_hash(stored), aspect, facts, deidentify.identity_of(dataset), notes)
+    return Radiograph(display.picture, stored, aspect, facts, deidentify.identity_of(dataset), notes)
 
 
 def parse(content: bytes) -> Dataset:

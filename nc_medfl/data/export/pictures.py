@@ -65,9 +65,8 @@ def _export(
 ) -> ExportSummary:
     target, names = folders.begin(store, *kind, folder)
     written, spacing = 0, {}
-    for index, row in enumerate(store.manifest.to_dict("records")):
+    for index, (row, square) in enumerate(zip(store.manifest.to_dict("records"), store.each_image(), strict=True)):
         sample = str(row["sample_id"])
-        square = store.image(index)
         path = target / names[sample]
         written += folders.put(path, encode(square, row))
         if not _reads_back(path, square, read):

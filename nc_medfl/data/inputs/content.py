@@ -134,7 +134,7 @@ def read_member(path: Path, member: str) -> bytes:
     stamp = stamp_of(path)
     if _here.listed is None or _here.listed[:2] != (path, stamp):
         found = list_members(path).found
-        _here.listed = path, stamp, {m.name: SourceFile(m.name, path, m.name, m.place, m.flaw) for m in found}
+        _here.listed = path, stamp, {m.name: SourceFile(m.name, path, "", m.name, m.place, m.flaw) for m in found}
     file = _here.listed[2].get(member)
     if file is None:
         raise FileNotFoundError(2, "the archive has no such member")

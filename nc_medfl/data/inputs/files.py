@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nc_medfl.data.dicom.quarantine import Outcome
+
+#: Which reader a file needs.
+SourceKind = Literal["dicom", "picture"]
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,31 @@ class Place:
     shape: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of an images folder.
+    """One file of an images folder. Small, as there may be a million.
 
     Attributes:
         name: its path relative to that folder, with ``/``; the order of preparation. Of a member of an archive:
             the archive's path, then the member's.
-        path: where it lies, itself or the archive.
+        root: the folder, or the file itself.
+        within: where below ``root`` it lies, itself or the archive; empty where ``root`` is it.
         member: which member of the archive it is, by its safe name; empty where the file is the image.
         place: where in the archive it lies.
         flaw: outcome and detail of what is known to be unusable without being read.
     """
 
     name: str
-    path: Path
+    root: Path
+    within: str = ""
     member: str = ""
     place: Place | None = None
     flaw: tuple[Outcome, str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies, itself or the archive."""
+        return self.root / self.within
 
 
 class FileList(tuple[SourceFile, ...]):

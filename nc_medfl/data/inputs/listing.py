@@ -47,9 +47,9 @@ def list_files(folder: Path, suffixes: Sequence[str] = ()) -> FileList:
 
 def _found(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
     if folder.is_dir():
-        return _opened(_files_below(folder), suffixes)
+        return _opened(folder, _files_below(folder), suffixes)
     if _is_archive(folder.name, (NPZ,)):
-        return _opened([(folder.name, folder)], (NPZ,) if folder.name.lower().endswith(NPZ) else suffixes)
+        return _opened(folder.parent, [folder.name], (NPZ,) if folder.name.lower().endswith(NPZ) else suffixes)
     if is_dicomdir(folder):
         listed, missing = referenced_files(folder)
         if not listed:
@@ -59,8 +59,8 @@ def _found(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[SourceFile], l
         remark = (
             f"{missing} of {missing + len(listed)} files that the DICOMDIR lists are missing; copy the whole medium."
         )
-        files = [(path.as_posix(), folder.parent / path) for path in listed]
-        return _opened(files, suffixes)[0], [remark] if missing else []
+        names = [path.as_posix() for path in listed]
+        return _opened(folder.parent, names, suffixes)[0], [remark] if missing else []
     raise UserError(f"{folder}: is a file. {_GIVE}")
 
 
@@ -76,14 +76,14 @@ class _Archives:
     met: int = 0
     damaged: list[int] = field(default_factory=list)
 
-    def open(self, name: str, path: Path, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:
+    def open(self, root: Path, name: str, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:
         self.met += 1
-        members = list_members(path, suffixes)
+        members = list_members(root / name, suffixes)
         for member in members.found:
-            yield SourceFile(f"{name}/{member.name}", path, member.name, member.place, member.flaw)
+            yield SourceFile(f"{name}/{member.name}", root, name, member.name, member.place, member.flaw)
         if members.flaw is not None:
             self.damaged.append(self.met)
-            yield SourceFile(name, path, flaw=members.flaw)
+            yield SourceFile(name, root, name, flaw=members.flaw)
 
     def remarks(self) -> list[str]:
         """One line, without names: those of archives are often names of patients."""
@@ -96,20 +96,20 @@ class _Archives:
         ]
 
 
-def _opened(files: Iterable[tuple[str, Path]], suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
-    """Files with the wanted names, and the members of archives among them."""
+def _opened(root: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
+    """Files below a folder with the wanted names, and the members of archives among them."""
     found: list[SourceFile] = []
     archives = _Archives()
-    for name, path in sorted(files, key=lambda file: file[0]):
+    for name in sorted(names):
         if _is_archive(name, suffixes):
-            found.extend(archives.open(name, path, suffixes))
+            found.extend(archives.open(root, name, suffixes))
         elif not suffixes or name.lower().endswith(suffixes):
-            found.append(SourceFile(name, path))
+            found.append(SourceFile(name, root, name))
     return found, archives.remarks()
 
 
-def _files_below(root: Path) -> Iterator[tuple[str, Path]]:
-    """Relative name and path of each file that isn't hidden, every folder once.
+def _files_below(root: Path) -> Iterator[str]:
+    """Relative name of each file that isn't hidden, every folder once.
 
     Links to folders come last, so that a file has the name of the folder where it really lies. One to a folder above
     the root would lead out of what was given, and is left out like any other circle.
@@ -132,7 +132,7 @@ def _files_below(root: Path) -> Iterator[tuple[str, Path]]:
                 elif entry.is_dir():
                     linked.append((f"{name}{entry.name}/", folder / entry.name))
                 elif entry.is_file():
-                    yield f"{name}{entry.name}", folder / entry.name
+                    yield f"{name}{entry.name}"
         links = sorted([*links, *linked], reverse=True)
 
 

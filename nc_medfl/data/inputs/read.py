@@ -9,7 +9,7 @@ from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.dicom.reader import DEFAULT_POLICY, Policy, read_bytes
 from nc_medfl.data.inputs import pictures
 from nc_medfl.data.inputs.nifti import is_nifti, read_plane
-from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
+from nc_medfl.data.radiograph import Facts, Identity, Radiograph
 
 #: Whose an image is, the label table may say; so that is judged when labels and images are joined.
 READING_POLICY = replace(DEFAULT_POLICY, patient_required=False)
@@ -57,9 +57,7 @@ def read_picture(content: bytes, min_side: int = DEFAULT_POLICY.min_side) -> Rad
             voi_source=plane.voi_source,
         )
         study = hashlib.sha256(content).hexdigest()
-        return Radiograph(
-            plane.picture, pixel_hash(plane.stored), plane.aspect, facts, Identity(study_uid=study), plane.notes
-        )
+        return Radiograph(plane.picture, plane.stored, plane.aspect, facts, Identity(study_uid=study), plane.notes)
     stored, white_is_zero = _stored(content, min_side)
     facts = Facts(
         rows=stored.shape[0],
@@ -71,7 +69,7 @@ def read_picture(content: bytes, min_side: int = DEFAULT_POLICY.min_side) -> Rad
     )
     picture = pictures.full_range(stored, white_is_zero=white_is_zero)
     study = hashlib.sha256(content).hexdigest()
-    return Radiograph(picture, pixel_hash(stored), 1.0, facts, Identity(study_uid=study))
+    return Radiograph(picture, stored, 1.0, facts, Identity(study_uid=study))
 
 
 def _stored(content: bytes, min_side: int) -> tuple[pictures.Stored, bool]:

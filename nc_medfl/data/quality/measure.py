@@ -52,8 +52,7 @@ def measure(store: Store, progress: Progress | None = None) -> Measures:
         progress: called with (images done, images in all).
     """
     table = np.zeros((6, len(store)), dtype=np.float64)
-    for position, box in enumerate(store.manifest["pad_box"]):
-        picture = store.image(position)
+    for position, (box, picture) in enumerate(zip(store.manifest["pad_box"], store.each_image(), strict=True)):
         if isinstance(box, str) and box.count(",") == 3:
             top, left, height, width = (int(part) for part in box.split(","))
             picture = picture[top : top + height, left : left + width]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from nc_medfl.data.inputs.files import SourceFile
+from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.listing import list_files
 from nc_medfl.data.sources.tables import read_table
 from nc_medfl.labels import HarmonisedLabels, Preview
 
 __all__ = ["SourceData", "SourceFile", "SourceKind", "list_files", "read_table"]
-
-SourceKind = Literal["dicom", "picture"]
 
 
 @dataclass(frozen=True)

@@ -55,18 +55,22 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         at = [place for place, name in enumerate(header) if columns is None or name in columns]
         # Of a table that has none of them all are kept, so that an error can name what it has.
         at = at or list(range(len(header)))
-        body = []
+        body: list[list[str]] = [[] for _ in at]
+        # A table says few things often: each is kept once.
+        once: dict[str, str] = {}
         for number, row in enumerate(rows, 2):
             if len(row) > len(header):
                 raise UserError(
                     f"{path.name}: row {number} has more cells than the header. Quote cells that hold '{separator}'."
                 )
-            body.append([row[place] if place < len(row) else "" for place in at])
+            for column, place in zip(body, at, strict=True):
+                cell = row[place] if place < len(row) else ""
+                column.append(once.setdefault(cell, cell))
     except csv.Error as error:
         raise UserError(f"{path.name}: not readable as CSV ({error}). Save it as CSV with commas.") from error
-    if not body:
+    if not body[0]:
         raise UserError(f"{path.name}: has a header and no rows. Give the table of labels as --labels.")
-    table: pd.DataFrame = pd.DataFrame(body, columns=[header[place] for place in at], dtype=str)
+    table: pd.DataFrame = pd.DataFrame(dict(zip((header[place] for place in at), body, strict=True)), dtype=str)
     return table
 
 
