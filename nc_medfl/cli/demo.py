@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nc_medfl.cli.console import console, progress_bar
-from nc_medfl.cli.run import run_simulation
+from nc_medfl.cli.run import run_federation
 from nc_medfl.config import JobSettings, SiteConfig, parse, save_site_config
 from nc_medfl.errors import UserError
 
@@ -38,6 +38,7 @@ def demo(
 
     Example: `nc-medfl demo --out demo-run`
     """
+    from nc_medfl.federation.environments import Simulator
     from nc_medfl.federation.run_folder import fresh_folder
 
     if method not in ("fednca", "fedavg"):
@@ -48,7 +49,7 @@ def demo(
         settings = settings.model_copy(update={"rounds": rounds})
     fresh_folder(out)
     _hospitals(out, patients, seed)
-    run_simulation(settings, out / "sites", out, fresh=False, as_json=as_json)
+    run_federation(settings, Simulator(), out, sites=out / "sites", fresh=False, as_json=as_json)
 
 
 def _hospitals(out: Path, patients: int, seed: int) -> None:

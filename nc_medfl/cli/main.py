@@ -14,12 +14,14 @@ from nc_medfl.cli.check import check
 from nc_medfl.cli.console import console
 from nc_medfl.cli.demo import demo
 from nc_medfl.cli.evaluate import evaluate
+from nc_medfl.cli.export import export
 from nc_medfl.cli.labels import labels
 from nc_medfl.cli.partition import partition
 from nc_medfl.cli.prepare import prepare
 from nc_medfl.cli.report import report
 from nc_medfl.cli.run import run
 from nc_medfl.cli.site import site
+from nc_medfl.cli.stop import stop
 from nc_medfl.cli.withdraw import withdraw
 from nc_medfl.errors import NcMedflError
 
@@ -33,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _verb in (demo, labels, prepare, partition, check, run, evaluate, report, withdraw):
+for _verb in (demo, labels, prepare, partition, check, run, export, stop, evaluate, report, withdraw):
     app.command()(_verb)
 app.add_typer(site)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nc_medfl.cli.console import console
@@ -31,6 +32,8 @@ def lines_of(event: dict[str, Any], rounds: int) -> list[str]:
         ['chosen: round 2 (0.710); testing it at every site']
     """
     kind = event["event"]
+    if kind in _BEFORE:
+        return _BEFORE[kind](event)
     if kind == "started" and "resumed_after" in event:
         return [f"going on after round {event['resumed_after']} of {rounds}"]
     if kind == "round":
@@ -44,6 +47,19 @@ def lines_of(event: dict[str, Any], rounds: int) -> list[str]:
     if kind == "finished" and _absent(event):
         return [f"no final test from: {_absent(event)}"]
     return []
+
+
+def _status_line(event: dict[str, Any]) -> list[str]:
+    return ["the job waits for the server to start it"] if event["status"] == "SUBMITTED" else []
+
+
+#: What happens before the server has a word to say of the rounds.
+_BEFORE: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "up": lambda event: [f"POC of {len(event['sites'])} sites is starting, on port {event['port']}"],
+    "joined": lambda event: [f"joined the POC of {', '.join(event['sites'])}, on port {event['port']}"],
+    "submitted": lambda event: [f"submitted job {event['job_id']}; connected: {', '.join(event['sites'])}"],
+    "status": _status_line,
+}
 
 
 def _model_line(event: dict[str, Any], number: int) -> list[str]:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.environments import (
+    AdminKit,
+    Env,
+    Gpus,
+    JobId,
+    KeepPoc,
+    Options,
+    PocDir,
+    Sites,
+    Threads,
+    make_environment,
+)
 from nc_medfl.cli.progress import show
 from nc_medfl.cli.run_question import run_question
 from nc_medfl.config import JobSettings
-from nc_medfl.errors import UserError
+from nc_medfl.errors import Stopped, UserError
 
-Environment = Annotated[str, typer.Option("--env", help="Where to run: sim (FLARE's simulator on this machine).")]
-Sites = Annotated[
-    Path, typer.Option(help="Folder with SITE/site.yaml or SITE.yaml for each site, as 'partition' writes it.")
-]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nc_medfl.data.store import Store
+    from nc_medfl.federation.environments import Environment
+
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given often.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for everything the run makes; an earlier run there is replaced.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Sites that work at the same time (default: all).")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in --out that was cut off, after its last finished round.")
 ]
@@ -31,11 +45,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 def run(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job folder, such as jobs/fednca_cxr.")],
-    sites: Sites,
     out: Out,
-    env: Environment = "sim",
+    sites: Sites = None,
+    env: Env = "sim",
     overrides: Overrides = None,
     threads: Threads = None,
+    gpus: Gpus = None,
+    poc_dir: PocDir = None,
+    keep_poc: KeepPoc = False,
+    admin_kit: AdminKit = None,
+    job_id: JobId = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,68 +64,115 @@ def run(
     """
     from nc_medfl.federation.jobs import read_job
 
-    if env != "sim":
-        raise UserError(f"--env {env}: not known here. Use --env sim.")
     settings = read_job(job, overrides or [])
+    options = Options(env, sites, threads, gpus, poc_dir, keep_poc, admin_kit, job_id)
+    environment = make_environment(options, job, out)
     if settings.kind != "train":
         if resume:
             raise UserError("--resume: a job without training has no round to go on from. Leave it out.")
-        run_question(settings, sites, out, job_folder=job, threads=threads, as_json=as_json)
+        run_question(settings, environment, out, sites=sites, job_folder=job, as_json=as_json)
         return
-    run_simulation(settings, sites, out, job_folder=job, threads=threads, resume=resume, as_json=as_json)
+    run_federation(settings, environment, out, sites=sites, job_folder=job, resume=resume, as_json=as_json)
 
 
-def run_simulation(
+def run_federation(
     settings: JobSettings,
-    sites: Path,
+    environment: Environment,
     out: Path,
     *,
+    sites: Path | None = None,
     job_folder: Path | None = None,
-    threads: int | None = None,
     fresh: bool = True,
     resume: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Simulate, measure and report; prints as it goes, and gives what it printed as JSON.
+    """Run, measure and report; prints as it goes, and gives what it printed as JSON.
 
-    ``fresh`` empties ``out`` first, once the sites have been checked; ``resume`` goes on with the run in it.
+    ``sites`` is None where they are not on this machine. ``fresh`` empties ``out`` first, once the sites have been
+    checked; ``resume`` goes on with the run in it.
     """
-    from nc_medfl.evaluation import as_table, write_metrics
+    from nc_medfl.evaluation import write_metrics
     from nc_medfl.federation import run_folder
-    from nc_medfl.federation.measure import measure_everywhere
-    from nc_medfl.federation.simulate import Simulation, simulate
-    from nc_medfl.federation.site import check_sites
-    from nc_medfl.labels import load_vocabulary
+    from nc_medfl.federation.environments import Federation
     from nc_medfl.report import write_report
-    from nc_medfl.training.model import build_network
 
-    stores, warnings = check_sites(sites, load_vocabulary(settings.vocabulary))
-    for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    # A network that can't be built, or weights that don't fit, are told before anything starts.
-    build_network(settings, pretrained=True)
+    stores = _check_sites(settings, sites) if sites else {}
     before = run_folder.check_resumable(out, settings) if resume else None
+    if resume and environment.name != "sim":  # whose jobs all have one number, so that one finds its own rounds
+        waiting = settings.federation.model_copy(update={"resume": True})
+        settings = settings.model_copy(update={"federation": waiting})
     if fresh and not resume:
-        weights = settings.network.init_weights
-        needed = [sites, *(store.folder for store in stores.values()), *([job_folder] if job_folder else [])]
-        run_folder.fresh_folder(out, keep=[*needed, *([Path(weights)] if weights else [])])
-    record = run_folder.start_run(out, settings, "sim", stores, before)
+        _empty(out, settings, sites, stores, job_folder)
+    record = run_folder.start_run(out, settings, environment.name, stores, before)
     workspace, state = out / run_folder.FLARE_FOLDER, out / run_folder.STATE_FOLDER
-    simulation = Simulation(settings, tuple(stores), sites, workspace, job_folder, threads, state)
+    federation = Federation(settings, workspace, job_folder, tuple(stores), sites, state)
     try:
-        with progress_bar(f"{settings.name}: starting {len(stores)} sites") as advance:
-            results = simulate(simulation, lambda event: show(event, settings.rounds, advance))
-        own_rows = as_table(run_folder.collect(out, results, record))
-        with progress_bar("testing at every site") as advance:
-            rows = measure_everywhere(out / "model_best.pt", sites, own_rows=own_rows, on_progress=advance)
+        with progress_bar(f"{settings.name}: starting {len(stores) or 'the'} sites") as advance:
+            results = environment.run(federation, lambda event: _follow(event, out, record, advance))
+        rows = _measured(out, results, record, sites)
         write_metrics(rows, out)
         shutil.rmtree(state, ignore_errors=True)
+    except Stopped:
+        raise  # the job goes on, and so does its record
     except BaseException:
         run_folder.end_run(out, record, "failed")
         raise
     run_folder.end_run(out, record, "finished")
     page = write_report(out)
     return _print_summary(rows, page, out, int(record["best_round"]), as_json)
+
+
+def _check_sites(settings: JobSettings, sites: Path) -> dict[str, Store]:
+    """The stores of the sites on this machine; what would fail later is told before anything starts."""
+    from nc_medfl.federation.site import check_sites
+    from nc_medfl.labels import load_vocabulary
+    from nc_medfl.training.model import build_network
+
+    stores, warnings = check_sites(sites, load_vocabulary(settings.vocabulary))
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    # A network that can't be built, or weights that don't fit.
+    build_network(settings, pretrained=True)
+    return stores
+
+
+def _empty(
+    out: Path, settings: JobSettings, sites: Path | None, stores: Mapping[str, Store], job_folder: Path | None
+) -> None:
+    from nc_medfl.federation.run_folder import fresh_folder
+
+    weights = settings.network.init_weights
+    needed = [sites, job_folder, Path(weights) if weights else None, *(store.folder for store in stores.values())]
+    fresh_folder(out, keep=[path for path in needed if path])
+
+
+def _follow(event: dict[str, Any], out: Path, record: dict[str, Any], advance: Any) -> None:
+    from nc_medfl.federation.run_folder import note_run
+
+    if event["event"] == "submitted":
+        note_run(out, record, job_id=event["job_id"], sites=event["sites"])
+    show(event, int(event.get("rounds", record["rounds"])), advance)
+
+
+def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | None) -> pd.DataFrame:
+    """The rows of ``metrics.csv``: the sites' own, and over all patients where their stores are on this machine."""
+    from nc_medfl.evaluation import as_table
+    from nc_medfl.federation import run_folder
+    from nc_medfl.federation.measure import measure_everywhere, with_mean
+    from nc_medfl.training.model import load_model
+
+    own_rows = as_table(run_folder.collect(out, results, record))
+    if sites is not None:
+        with progress_bar("testing at every site") as advance:
+            return measure_everywhere(out / "model_best.pt", sites, own_rows=own_rows, on_progress=advance)
+    # A job that is fetched later may have had other settings than those given now: the model knows.
+    settings = load_model(out / "model_best.pt")[1].for_sites()
+    record |= {
+        "settings": settings.model_dump(mode="json"),
+        **{name: getattr(settings, name) for name in ("name", "method", "rounds", "seed")},
+        "sites": sorted({str(site) for site in own_rows["site"]}),
+    }
+    return with_mean(own_rows)
 
 
 def summary_of(rows: Any) -> dict[str, dict[str, float | None]]:
@@ -146,14 +212,19 @@ def main_of_job(folder: Path) -> None:
 
     @app.command(help=f"Run the job {folder.name}; as 'nc-medfl run jobs/{folder.name}'.")
     def _command(
-        sites: Sites,
         out: Out,
-        env: Environment = "sim",
+        sites: Sites = None,
+        env: Env = "sim",
         overrides: Overrides = None,
         threads: Threads = None,
+        gpus: Gpus = None,
+        poc_dir: PocDir = None,
+        keep_poc: KeepPoc = False,
+        admin_kit: AdminKit = None,
+        job_id: JobId = None,
         resume: Resume = False,
         as_json: AsJson = False,
     ) -> None:
-        run(folder, sites, out, env, overrides, threads, resume, as_json)
+        run(folder, out, sites, env, overrides, threads, gpus, poc_dir, keep_poc, admin_kit, job_id, resume, as_json)
 
     guarded(app)

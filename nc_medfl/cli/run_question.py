@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nc_medfl.cli.console import emit, progress_bar
+from nc_medfl.cli.progress import show
 from nc_medfl.config import JobSettings
+from nc_medfl.errors import Stopped
+
+if TYPE_CHECKING:
+    from nc_medfl.data.store import Store
+    from nc_medfl.federation.environments import Environment
 
 
 def run_question(
     settings: JobSettings,
-    sites: Path,
+    environment: Environment,
     out: Path,
     *,
+    sites: Path | None = None,
     job_folder: Path | None = None,
-    threads: int | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Ask every site in the simulator, write the tables, and print what came of it."""
-    from nc_medfl.config import load_site_config
+    """Ask every site, write the tables, and print what came of it."""
     from nc_medfl.federation import run_folder
-    from nc_medfl.federation.simulate import Simulation, simulate
-    from nc_medfl.federation.site import open_site, site_files
+    from nc_medfl.federation.environments import Federation
     from nc_medfl.federation.workflows.outcome import complete, outcome_of
-    from nc_medfl.labels import load_vocabulary
     from nc_medfl.report import write_report
 
     settings = complete(settings)
-    vocabulary = load_vocabulary(settings.vocabulary)
-    stores = {name: open_site(load_site_config(path), vocabulary) for name, path in site_files(sites).items()}
-    needed = [sites, *(store.folder for store in stores.values()), *([job_folder] if job_folder else [])]
-    run_folder.fresh_folder(out, keep=[*needed, *([Path(settings.model)] if settings.model else [])])
-    record = run_folder.start_run(out, settings, "sim", stores)
-    simulation = Simulation(settings, tuple(stores), sites, out / run_folder.FLARE_FOLDER, job_folder, threads)
+    stores = _stores(settings, sites) if sites else {}
+    needed = [sites, job_folder, Path(settings.model) if settings.model else None]
+    needed += [store.folder for store in stores.values()]
+    run_folder.fresh_folder(out, keep=[path for path in needed if path])
+    record = run_folder.start_run(out, settings, environment.name, stores)
+    federation = Federation(settings, out / run_folder.FLARE_FOLDER, job_folder, tuple(stores), sites)
+
+    def follow(event: dict[str, Any], advance: Any) -> None:
+        if event["event"] == "submitted":
+            run_folder.note_run(out, record, job_id=event["job_id"], sites=event["sites"])
+        show(event, 1, advance)
+
     try:
-        with progress_bar(f"{settings.name}: asking {len(stores)} sites") as advance:
-            results = simulate(simulation, lambda _event: advance(0, len(stores)))
+        with progress_bar(f"{settings.name}: asking {len(stores) or 'the'} sites") as advance:
+            results = environment.run(federation, lambda event: follow(event, advance))
         outcome = outcome_of(settings, results, out)
+    except Stopped:
+        raise  # the job goes on, and so does its record
     except BaseException:
         run_folder.end_run(out, record, "failed")
         raise
@@ -47,3 +58,12 @@ def run_question(
     payload = {**outcome.payload, "files": [str(path) for path in files]}
     emit(payload, [*outcome.lines, *map(str, files)], as_json)
     return payload
+
+
+def _stores(settings: JobSettings, sites: Path) -> dict[str, Store]:
+    from nc_medfl.config import load_site_config
+    from nc_medfl.federation.site import open_site, site_files
+    from nc_medfl.labels import load_vocabulary
+
+    vocabulary = load_vocabulary(settings.vocabulary)
+    return {name: open_site(load_site_config(path), vocabulary) for name, path in site_files(sites).items()}

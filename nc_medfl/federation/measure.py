@@ -93,5 +93,11 @@ def measure_everywhere(
     if own_rows is None:
         own_rows = pd.concat([measure(validation[n], test[n], settings, n) for n in files], ignore_index=True)
     together = measure(pool(list(validation.values())), pool(list(test.values())), settings, POOLED)
-    rows: pd.DataFrame = pd.concat([own_rows, mean_over_sites(own_rows), together], ignore_index=True)
+    rows: pd.DataFrame = pd.concat([with_mean(own_rows), together], ignore_index=True)
+    return rows
+
+
+def with_mean(own_rows: pd.DataFrame) -> pd.DataFrame:
+    """The sites' own rows, and their mean over sites (``all``)."""
+    rows: pd.DataFrame = pd.concat([own_rows, mean_over_sites(own_rows)], ignore_index=True)
     return rows

@@ -100,7 +100,7 @@ def start_run(
         out: the run folder.
         settings: the job's.
         env: where it runs.
-        stores: of the sites.
+        stores: of the sites; none where they are not on this machine.
         before: its ``run.json`` so far, if it goes on.
     """
     vocabulary = load_vocabulary(settings.vocabulary)
@@ -127,15 +127,17 @@ def start_run(
         "outcome": "running",
     }
     write_json(out / RUN_JSON, run)
-    if settings.kind != "label_statistics":  # whose sites withhold small counts
+    if stores and settings.kind != "label_statistics":  # whose sites withhold small counts
         write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
     return run
 
 
 def _fingerprint_of_weights(settings: JobSettings) -> dict[str, str]:
-    """What the run started from, without the path that it lay at."""
+    """What the run started from, without the path that it lay at; nothing where that is on the server's disk alone."""
     path = settings.network.init_weights
-    return {"initial_weights": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {}
+    if path is None or not Path(path).is_file():
+        return {}
+    return {"initial_weights": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,10 +163,15 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     return rows
 
 
+def note_run(out: Path, run: dict[str, Any], **known: Any) -> None:
+    """Write what is now known of a run into its ``run.json``."""
+    run |= known
+    write_json(out / RUN_JSON, run)
+
+
 def end_run(out: Path, run: dict[str, Any], outcome: str) -> None:
     """Write how a run ended into its ``run.json``."""
-    run |= {"ended": _now(), "outcome": outcome}
-    write_json(out / RUN_JSON, run)
+    note_run(out, run, ended=_now(), outcome=outcome)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -6,21 +6,18 @@ owns it ends, however that ends. One that is kept has no owner; a later run in t
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from nc_medfl.config import load_site_config
+from nc_medfl.config import SiteConfig, load_site_config
 from nc_medfl.data.store import write_json
 from nc_medfl.errors import RunFailed, UserError
 from nc_medfl.federation import keys
@@ -36,14 +33,12 @@ from nc_medfl.federation.environments.base import (
 from nc_medfl.federation.environments.devices import deal_out
 from nc_medfl.federation.environments.submission import Submission
 from nc_medfl.federation.kit import open_kit
-from nc_medfl.federation.processes import family, find, identity, stop
 from nc_medfl.federation.site import site_files
-from nc_medfl.federation.site_setup import site_yaml
+from nc_medfl.federation.site_setup import carry_out, plan_site
 from nc_medfl.federation.turns import turns_environment
 
 _START_SECONDS = 120.0
 _PATIENCE_SECONDS = 60.0
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -81,14 +76,17 @@ class Poc:
     def run(self, federation: Federation, on_event: OnEvent) -> Path:
         """Start or join the POC, submit, follow, fetch, and stop it; see :class:`Environment`."""
         self.check()
-        with _place(self.folder, federation.workspace) as folder, poc_folder.used(folder):
-            with self._running(folder, federation, on_event) as poc:
-                return self._submit(poc, federation, on_event)
+        with (
+            _place(self.folder, federation.workspace) as folder,
+            poc_folder.used(folder),
+            self._running(folder, federation, on_event) as poc,
+        ):
+            return self._submit(poc, federation, on_event)
 
     def _submit(self, poc: poc_folder.Running, federation: Federation, on_event: OnEvent) -> Path:
         submission = Submission(
-            open_kit(poc.admin_kit),
-            wanted=tuple(poc.sites),
+            open_kit(poc.kit(poc_folder.ADMIN)),
+            wanted=poc.sites,
             start_patience=_START_SECONDS,
             patience=_PATIENCE_SECONDS,
             abort_on_end=True,
@@ -103,24 +101,82 @@ class Poc:
 
     @contextmanager
     def _running(self, folder: Path, federation: Federation, on_event: OnEvent) -> Iterator[poc_folder.Running]:
-        """A POC for the run, and what becomes of it afterwards."""
+        """A POC for the run, which is stopped afterwards if it isn't kept, or if it hasn't come up."""
+        configs = {name: load_site_config(path) for name, path in site_files(federation.here).items()}
+        configs = deal_out(configs, self.gpus)
         poc = poc_folder.running(folder)
+        kept = self.keep and poc is not None
+        if poc:
+            _settle(poc, configs)
         poc_folder.own(folder)
         try:
-            if poc:
-                on_event({"event": "joined", "folder": str(folder)})
-                self._rejoin(poc, federation)
-            else:
-                poc = self._start(folder, federation)
+            if poc is None:
+                poc = self._start(folder, federation, configs)
+                kept = self.keep
                 on_event({"event": "up", "sites": list(poc.sites), "port": poc.port})
-        except BaseException:
-            if not (self.keep and poc):
-                poc_folder.end(folder)
-            raise
-        try:
+            else:
+                on_event({"event": "joined", "sites": list(poc.sites), "port": poc.port})
             yield poc
         finally:
-            if self.keep:
+            if kept:
                 poc_folder.disown(folder)
             else:
                 poc_folder.end(folder)
+
+    def _start(self, folder: Path, federation: Federation, configs: dict[str, SiteConfig]) -> poc_folder.Running:
+        poc_folder.end(folder)
+        poc_folder.clear(folder)
+        poc_folder.own(folder)
+        environment = turns_environment(folder / "turns", self.threads)
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads_for(len(configs), self.threads))
+        if federation.state and self.folder is None:  # else the POC's own folder holds it, for the runs to come
+            environment[keys.ENV_STATE_DIR] = str(federation.state.resolve())
+        spec: dict[str, Any] = {
+            "folder": str(folder),
+            "environment": environment,
+            "sites": {name: config.model_dump(mode="json", exclude_defaults=True) for name, config in configs.items()},
+        }
+        write_json(folder / "spec.json", spec)
+        log = folder / poc_folder.HOLDER_LOG
+        inherited = {k: v for k, v in os.environ.items() if k not in (keys.ENV_SITE_CONFIG, keys.ENV_SITES_DIR)}
+        with log.open("ab") as stream:
+            process = start(
+                "nc_medfl.federation.environments.poc_process", str(folder / "spec.json"), stream, inherited
+            )
+        poc = poc_folder.wait_for_start(folder, psutil.Process(process.pid), _START_SECONDS)
+        if poc is None:
+            raise RunFailed(f"the POC did not start. See {log}.")
+        return poc
+
+
+def _settle(poc: poc_folder.Running, configs: dict[str, SiteConfig]) -> None:
+    """Give the sites of a running POC their settings; they read them when a job starts.
+
+    Raises:
+        UserError: if the POC has other sites.
+    """
+    if set(poc.sites) != set(configs):
+        raise UserError(
+            f"{poc.folder}: the POC that runs there has the sites {', '.join(poc.sites)}, and --sites has "
+            f"{', '.join(sorted(configs))}. Stop it with 'nc-medfl stop {poc.folder}', or name another folder."
+        )
+    for name, config in configs.items():
+        carry_out(plan_site(open_kit(poc.kit(name)), config, forbid_custom_code=False, replace=True))
+
+
+@contextmanager
+def _place(folder: Path | None, workspace: Path) -> Iterator[Path]:
+    """The folder for a POC: the one that is named, or one in the run's workspace, where FLARE can live there."""
+    if folder is not None:
+        yield folder.resolve()
+        return
+    own = workspace.resolve() / "poc"
+    if not has_shell_characters(own):
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="nc_medfl-") as elsewhere:
+        try:
+            yield Path(elsewhere)
+        finally:
+            # The logs are wanted; the keys of a POC that is gone are not.
+            shutil.copytree(elsewhere, own, ignore=shutil.ignore_patterns("startup", "*.sock"), dirs_exist_ok=True)

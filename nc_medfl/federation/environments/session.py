@@ -111,7 +111,9 @@ def why_no_session(kit: Kit, user: str, error: Exception) -> str:
     for check in checks:
         if check.outcome == "failed":
             return f"{kit.folder}: {check.text} {check.remedy}"
-    return f"{kit.folder}: {kit.host}:{kit.port} answers, but gives {user} no session ({error}). Try again; see its log."
+    return (
+        f"{kit.folder}: {kit.host}:{kit.port} answers, but gives {user} no session ({error}). Try again; see its log."
+    )
 
 
 def sites_connected(link: Link) -> list[str]:
@@ -170,7 +172,9 @@ def _status(link: Link, job_id: str) -> str:
     try:
         return link.call(lambda session: str(session.get_job_status(job_id)))
     except api_spec.JobNotFound as error:
-        raise UserError(f"--job-id {job_id}: the server knows no such job. Look it up with FLARE's list_jobs.") from error
+        raise UserError(
+            f"--job-id {job_id}: the server knows no such job. Look it up with FLARE's list_jobs."
+        ) from error
     except api_spec.AuthorizationError as error:
         raise UserError(f"{link.user} may not look at jobs in {link.kit.project}. Ask the coordinator.") from error
 
@@ -200,7 +204,9 @@ def fetch(link: Link, job_id: str, folder: Path) -> Path | None:
             f"{link.user} may not fetch job {job_id} (by its role in {link.kit.project}). Who submitted it may."
         ) from error
     except (api_spec.JobNotFound, api_spec.InternalError, RuntimeError) as error:
-        raise RunFailed(f"job {job_id}: its results could not be fetched ({error}). Try again with --job-id.") from error
+        raise RunFailed(
+            f"job {job_id}: its results could not be fetched ({error}). Try again with --job-id."
+        ) from error
     if not where:
         return None
     found = sorted(Path(where).rglob(f"{keys.RESULTS_FOLDER}/{keys.PROGRESS}"))
