@@ -141,11 +141,11 @@ def end(folder: Path) -> bool:
 
 def _processes_under(folder: Path) -> list[psutil.Process]:
     prefix = f"{folder.resolve()}/"
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(prefix in f"{word}/" for word in process.info["cmdline"] or []):
-            found.append(process)
-    return found
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(f"{word}/".startswith(prefix) for word in process.info["cmdline"] or [])
+    ]
 
 
 def wait_for_start(folder: Path, holder: psutil.Process | None, seconds: float) -> Running | None:
