@@ -23,6 +23,10 @@ class RunFailed(NcMedflError):
     """A federation that started and could not finish."""
 
 
+class SiteFailed(RunFailed):
+    """A federation that needs every site, and one's task failed. The site itself knows more than the server says."""
+
+
 class Stopped(NcMedflError):
     """A run that its user stopped, with what there is to say about what is left of it."""
 

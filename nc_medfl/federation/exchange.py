@@ -16,6 +16,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.workflows.fedavg import FedAvg
 
 from nc_medfl.config import FederationSettings
+from nc_medfl.errors import SiteFailed
 from nc_medfl.federation import keys
 
 #: Takes an answer; says whether it was accepted.
@@ -85,6 +86,7 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
         """Give a task to every site there is now, and wait until it ends.
 
         Raises:
+            SiteFailed: if every site is needed, and one failed.
             RuntimeError: if the job is stopped meanwhile.
         """
         self._ignore_result_error = self.waiting.min_sites is not None
@@ -121,6 +123,10 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
                     self.cancel_all_tasks(TaskCompletionStatus.OK, self.fl_ctx)
             time.sleep(self._task_check_period)
         if self.abort_signal.triggered:
+            # Where every site is needed, FLARE stops the job at the first that fails.
+            if exchange.failed and needed is None:
+                told = "; ".join(f"{site}: {task} failed ({why})" for site, why in sorted(exchange.failed.items()))
+                raise SiteFailed(f"{told}. The job needs every site (federation.min_sites).")
             raise RuntimeError(f"stopped during {task}")
 
     @staticmethod

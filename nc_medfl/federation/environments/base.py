@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import psutil
 
 from nc_medfl.config import JobSettings
-from nc_medfl.errors import RunFailed, UserError
+from nc_medfl.errors import RunFailed, SiteFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.processes import family, stop
 
@@ -156,33 +156,31 @@ def threads_for(sites: int, at_once: int | None) -> str:
     return str(max(1, (os.cpu_count() or 1) // busy))
 
 
-def raise_server_error(results: Path) -> None:
-    """Say why the server ended the job, if it did.
+def raise_failure(results: Path | None, workspaces: Iterable[Path], log: Path) -> None:
+    """Say why a job ended before its time, as far as server or sites have told.
 
-    Raises:
-        UserError: if it was a user's mistake.
-        RunFailed: if it was something else.
-    """
-    path = results / keys.SERVER_ERROR
-    if not path.is_file():
-        return
-    error = json.loads(path.read_text(encoding="utf-8"))
-    if error["kind"] == UserError.__name__:
-        raise UserError(error["message"])
-    raise RunFailed(error["message"])
-
-
-def raise_site_error(workspace: Path, log: Path) -> None:
-    """Say why a site of this machine failed, if one did.
+    The server's word comes first, but where it only knows that a site failed, which may say more itself.
 
     Args:
-        workspace: below which the sites left their words.
+        results: the server's, if there are any.
+        workspaces: below which the sites of this machine have left their words; none in production.
         log: to be named.
 
     Raises:
         UserError: if it was a user's mistake.
         RunFailed: if it was something else.
     """
+    path = results / keys.SERVER_ERROR if results else None
+    error = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+    if error and error["kind"] != SiteFailed.__name__:
+        raise (UserError if error["kind"] == UserError.__name__ else RunFailed)(error["message"])
+    for workspace in workspaces:
+        _raise_site_error(workspace, log)
+    if error:
+        raise SiteFailed(error["message"])
+
+
+def _raise_site_error(workspace: Path, log: Path) -> None:
     for path in sorted(workspace.rglob(keys.CLIENT_ERROR)):
         error = json.loads(path.read_text(encoding="utf-8"))
         if error["kind"] == UserError.__name__:

@@ -26,7 +26,6 @@ from nc_medfl.federation.environments.base import (
     Federation,
     OnEvent,
     has_shell_characters,
-    raise_site_error,
     start,
     threads_for,
 )
@@ -86,18 +85,12 @@ class Poc:
     def _submit(self, poc: poc_folder.Running, federation: Federation, on_event: OnEvent) -> Path:
         submission = Submission(
             open_kit(poc.kit(poc_folder.ADMIN)),
-            wanted=poc.sites,
+            sites={site: poc.kit(site) for site in poc.sites},
             start_patience=_START_SECONDS,
             patience=_PATIENCE_SECONDS,
             abort_on_end=True,
         )
-        try:
-            return submission.run(federation, federation.workspace / "session", on_event)
-        except RunFailed:
-            for site in poc.sites:
-                home = poc.kit(site) / str(submission.submitted)
-                raise_site_error(home, home / "log.txt")
-            raise
+        return submission.run(federation, federation.workspace / "session", on_event)
 
     @contextmanager
     def _running(self, folder: Path, federation: Federation, on_event: OnEvent) -> Iterator[poc_folder.Running]:

@@ -15,8 +15,7 @@ from nc_medfl.federation.environments.base import (
     Federation,
     OnEvent,
     has_shell_characters,
-    raise_server_error,
-    raise_site_error,
+    raise_failure,
     threads_for,
 )
 from nc_medfl.federation.environments.devices import settle_sites
@@ -55,8 +54,7 @@ class Simulator:
         results = _results_folder(federation.workspace, federation.settings.name)
         if code != 0 or not (results / keys.SUMMARY).is_file():
             log = federation.workspace / "flare.log"
-            raise_server_error(results)
-            raise_site_error(federation.workspace, log)
+            raise_failure(results, [federation.workspace], log)
             raise RunFailed(f"the simulator ended with code {code} before the federation did. See {log}.")
         return results
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nc_medfl.errors import NcMedflError, RunFailed, UserError
 from nc_medfl.federation import keys
-from nc_medfl.federation.environments.base import Child, Federation, OnEvent, raise_server_error
+from nc_medfl.federation.environments.base import Child, Federation, OnEvent, raise_failure
 from nc_medfl.federation.kit import Kit
 from nc_medfl.federation.preflight.certificate import common_name, read_credentials
 
@@ -35,7 +36,7 @@ class Submission:
 
     Attributes:
         kit: an administrator's.
-        wanted: sites to wait for before the job is submitted.
+        sites: sites to wait for before the job is submitted, and their workspaces on this machine.
         start_patience: seconds for the server and those sites to be there.
         patience: seconds to try for when the server is lost on the way.
         job_id: follow and fetch this job instead of submitting one.
@@ -44,7 +45,7 @@ class Submission:
     """
 
     kit: Kit
-    wanted: tuple[str, ...] = ()
+    sites: Mapping[str, Path] = field(default_factory=dict)
     start_patience: float = 0.0
     patience: float = 600.0
     job_id: str | None = None
@@ -92,11 +93,10 @@ class Submission:
             message = str(outcome["message"])
             known = outcome["kind"] in (UserError.__name__, RunFailed.__name__)
             raise kinds.get(outcome["kind"], RunFailed)(message if known else f"{message}. See {log}.")
-        if outcome["results"]:
-            results = Path(outcome["results"])
-            raise_server_error(results)
-            if outcome["status"] == COMPLETED and (results / keys.SUMMARY).is_file():
-                return results
+        results = Path(outcome["results"]) if outcome["results"] else None
+        if results and outcome["status"] == COMPLETED and (results / keys.SUMMARY).is_file():
+            return results
+        raise_failure(results, [kit / str(self.submitted) for kit in self.sites.values()], log)
         raise RunFailed(outcome["failure"])
 
     def _child(self, federation: Federation, folder: Path, abort: str | None = None) -> Child:
@@ -106,7 +106,7 @@ class Submission:
             "user": user_of(self.kit),
             "patience": self.patience,
             "start_patience": self.start_patience,
-            "sites": list(self.wanted),
+            "sites": list(self.sites),
             "job_id": self.job_id,
             "abort": abort,
             "abort_on_end": self.abort_on_end,
