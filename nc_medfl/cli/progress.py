@@ -24,6 +24,13 @@ def show(event: dict[str, Any], rounds: int, advance: Any) -> None:
         console.print(line, markup=False, highlight=False)
 
 
+def tell(event: dict[str, Any]) -> None:
+    """Print an entry of what happens before the server has a word to say."""
+    if event["event"] in _BEFORE:
+        for line in lines_of(event, 0):
+            console.print(line, markup=False, highlight=False)
+
+
 def lines_of(event: dict[str, Any], rounds: int) -> list[str]:
     """What to print of an entry.
 

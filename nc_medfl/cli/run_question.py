@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nc_medfl.cli.console import emit, progress_bar
-from nc_medfl.cli.progress import show
+from nc_medfl.cli.progress import tell
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import Stopped
 
@@ -41,7 +41,8 @@ def run_question(
     def follow(event: dict[str, Any], advance: Any) -> None:
         if event["event"] == "submitted":
             run_folder.note_run(out, record, job_id=event["job_id"], sites=event["sites"])
-        show(event, 1, advance)
+        tell(event)
+        advance(int(event["event"] == "finished"), 1)
 
     try:
         with progress_bar(f"{settings.name}: asking {len(stores) or 'the'} sites") as advance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flare_support import SITES, Place, errors_in, make_site, options, record_of
 
 from nc_medfl.data.store import shard_path
 from nc_medfl.evaluation import read_metrics
+from tests_support import REPOSITORY
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -67,27 +69,34 @@ def test_rounds_are_told_as_they_come(place: Place, two_runs: tuple[Path, ...]) 
     assert places == sorted(places)
 
 
-def test_a_poc_is_kept_joined_and_stopped(place: Place) -> None:
-    question = "run jobs/label_statistics --env poc --poc-dir kept --keep-poc"
-    first = place.nc_medfl(f"{question} {options('sites', 'first', ())}")
-    assert "POC of 2 sites" in first
-    running = place.processes(FLARE, f"{place.folder}/kept/")
+def commands_of_the_page() -> list[str]:
+    text = (REPOSITORY / "docs" / "how-to" / "poc.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.removeprefix("nc-medfl ") for line in block.splitlines()]
+
+
+def test_a_poc_is_kept_joined_and_stopped_by_the_commands_of_the_page(place: Place) -> None:
+    begin, join, end = commands_of_the_page()
+    (place.folder / "demo-run").mkdir()
+    (place.folder / "demo-run" / "sites").symlink_to(place.folder / "sites")
+    home = place.folder / "poc"
+    assert "POC of 2 sites" in place.nc_medfl(begin)
+    running = place.processes(FLARE, f"{home}/")
     assert len(running) == 3, running  # a server and two clients, and no job's
-    assert (place.folder / "kept").stat().st_mode & 0o777 == 0o700
-    second = place.nc_medfl(f"{question} {options('sites', 'second', ())}")
-    assert "joined the POC of alpha, beta" in second
-    assert place.processes(FLARE, f"{place.folder}/kept/") == running
-    assert record_of(place.folder / "second")["outcome"] == "finished"
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert "joined the POC of alpha, beta" in place.nc_medfl(join)
+    assert place.processes(FLARE, f"{home}/") == running
+    assert record_of(place.folder / "runs" / "poc")["outcome"] == "finished"
 
     make_site(place.folder / "others", "alpha", 0)
     make_site(place.folder / "others", "gamma", 1)
-    refused = place.nc_medfl(f"{question} {options('others', 'third', ())}", code=2)
+    refused = place.nc_medfl(begin.replace("demo-run/sites", "others").replace("runs/labels", "none"), code=2)
     assert "has the sites alpha, beta, and --sites has alpha, gamma" in errors_in(refused)[0]
-    assert place.processes(FLARE, f"{place.folder}/kept/") == running
+    assert place.processes(FLARE, f"{home}/") == running
 
-    assert place.nc_medfl("stop kept").strip() == "stopped"
+    assert place.nc_medfl(end).strip() == "stopped"
     assert place.nothing_left("nvflare", seconds=0)
-    assert place.nc_medfl("stop kept").strip() == "nothing ran there"
+    assert place.nc_medfl(end).strip() == "nothing ran there"
 
 
 @pytest.mark.parametrize(("how", "code"), [("INT", 130), ("KILL", 137)])
