@@ -88,7 +88,7 @@ class Poc:
             sites={site: poc.kit(site) for site in poc.sites},
             start_patience=_START_SECONDS,
             patience=_PATIENCE_SECONDS,
-            abort_on_end=True,
+            abort_on_end=self.keep,  # else its server ends anyway
         )
         return submission.run(federation, federation.workspace / "session", on_event)
 

@@ -214,7 +214,8 @@ def fetch(link: Link, job_id: str, folder: Path) -> Path | None:
 
 
 def abort(link: Link, job_id: str) -> None:
-    """Abort a job; nothing happens if it has ended."""
+    """Abort a job; nothing happens if it has ended, or the server is gone."""
+    link.patience = 0.0
     with suppress(Exception):
         link.call(lambda session: session.abort_job(job_id))
 
