@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from nc_medfl.errors import UserError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Device = Annotated[
+    str,
+    Field(pattern=r"^(cpu|cuda:\d+)$"),
+    BeforeValidator(lambda value: f"cuda:{value}" if isinstance(value, int) else value),
+]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -46,6 +51,11 @@ class SiteConfig(Settings):
         label_map: its label map for preparing, if any: a YAML file, the name of a map of the package, or the map.
         batch_size: overrides the job's, where memory is short.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        devices: train on several at once, one process each: ``[0, 1]`` for two GPUs (``[cpu, cpu]`` in tests).
+            Takes the place of ``device`` while training.
+        trainer: ``process`` trains in a process of its own for every task, so that a crash there costs one update
+            and not the job; ``inline`` trains in FLARE's client process; ``auto`` takes ``inline`` in the
+            simulator and ``process`` elsewhere.
         threads: CPU threads of the training process (None: PyTorch's choice).
         privacy: what leaves the house.
         salt_file: the secret that keys patient hashes, if it is kept apart from the store.
@@ -56,6 +66,8 @@ class SiteConfig(Settings):
     label_map: Path | dict[str, Any] | None = None
     batch_size: int | None = Field(default=None, ge=2)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    devices: tuple[Device, ...] = ()
+    trainer: Literal["auto", "inline", "process"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     privacy: PrivacySettings = PrivacySettings()
     salt_file: Path | None = None
@@ -101,6 +113,8 @@ class TrainingSettings(Settings):
         amp: mixed precision (float16 on a GPU with loss scaling, bfloat16 on a CPU).
         normalisation: ``imagenet`` subtracts ImageNet's statistics, ``unit`` leaves images in [0, 1];
             ``auto`` takes ``imagenet`` where ``network.init_weights`` is given.
+        keep_optimizer: each site keeps AdamW's moments on its own disk from one round to the next; else every
+            round starts with fresh ones.
     """
 
     local_epochs: int = Field(default=1, ge=1)
@@ -113,6 +127,7 @@ class TrainingSettings(Settings):
     amp: bool = False
     augment: bool = True
     normalisation: Literal["auto", "unit", "imagenet"] = "auto"
+    keep_optimizer: bool = False
 
 
 class AggregationSettings(Settings):
@@ -127,6 +142,25 @@ class AggregationSettings(Settings):
 
     weighting: Literal["uniform", "samples", "class_aware"] = "uniform"
     min_positives: int = Field(default=5, ge=1)
+
+
+class FederationSettings(Settings):
+    """How long the server waits for sites, and how many it needs.
+
+    Attributes:
+        min_sites: a round needs this many accepted updates; sites beyond that may be late, fail or be gone. None
+            needs every site, and a site whose task fails ends the job.
+        round_timeout: seconds until a round is closed, whoever has answered (None: no limit).
+        grace: seconds to wait for the others once ``min_sites`` updates are in.
+        retries: a round with fewer updates than ``min_sites`` is repeated so many times before the job ends.
+        resume: go on from the last finished round of the newest job of this name that did not end.
+    """
+
+    min_sites: int | None = Field(default=None, ge=1)
+    round_timeout: int | None = Field(default=None, ge=1)
+    grace: int = Field(default=60, ge=0)
+    retries: int = Field(default=2, ge=0)
+    resume: bool = False
 
 
 class EvaluationSettings(Settings):
@@ -163,6 +197,7 @@ class JobSettings(Settings):
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
+    federation: FederationSettings = FederationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @field_validator("vocabulary")

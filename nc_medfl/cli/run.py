@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.progress import show
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 
@@ -20,6 +22,9 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for everything the run makes; an earlier run there is replaced.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Sites that work at the same time (default: all).")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out that was cut off, after its last finished round.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -30,6 +35,7 @@ def run(
     env: Environment = "sim",
     overrides: Overrides = None,
     threads: Threads = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a federation, test the chosen model at every site, and write the report.
@@ -40,7 +46,8 @@ def run(
 
     if env != "sim":
         raise UserError(f"--env {env}: not known here. Use --env sim.")
-    run_simulation(read_job(job, overrides or []), sites, out, job_folder=job, threads=threads, as_json=as_json)
+    settings = read_job(job, overrides or [])
+    run_simulation(settings, sites, out, job_folder=job, threads=threads, resume=resume, as_json=as_json)
 
 
 def run_simulation(
@@ -51,11 +58,12 @@ def run_simulation(
     job_folder: Path | None = None,
     threads: int | None = None,
     fresh: bool = True,
+    resume: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Simulate, measure and report; prints as it goes, and gives what it printed as JSON.
 
-    ``fresh`` empties ``out`` first, once the sites have been checked.
+    ``fresh`` empties ``out`` first, once the sites have been checked; ``resume`` goes on with the run in it.
     """
     from nc_medfl.evaluation import as_table, write_metrics
     from nc_medfl.federation import run_folder
@@ -71,38 +79,28 @@ def run_simulation(
         console.print(f"warning: {warning}", style="yellow", markup=False)
     # A network that can't be built, or weights that don't fit, are told before anything starts.
     build_network(settings, pretrained=True)
-    if fresh:
+    before = run_folder.check_resumable(out, settings) if resume else None
+    if fresh and not resume:
         weights = settings.network.init_weights
         needed = [sites, *(store.folder for store in stores.values()), *([job_folder] if job_folder else [])]
         run_folder.fresh_folder(out, keep=[*needed, *([Path(weights)] if weights else [])])
-    record = run_folder.start_run(out, settings, "sim", stores)
-    simulation = Simulation(settings, tuple(stores), sites, out / "flare", job_folder, threads)
+    record = run_folder.start_run(out, settings, "sim", stores, before)
+    workspace, state = out / run_folder.FLARE_FOLDER, out / run_folder.STATE_FOLDER
+    simulation = Simulation(settings, tuple(stores), sites, workspace, job_folder, threads, state)
     try:
         with progress_bar(f"{settings.name}: starting {len(stores)} sites") as advance:
-            results = simulate(simulation, lambda event: _show(event, settings.rounds, advance))
+            results = simulate(simulation, lambda event: show(event, settings.rounds, advance))
         own_rows = as_table(run_folder.collect(out, results, record))
         with progress_bar("testing at every site") as advance:
             rows = measure_everywhere(out / "model_best.pt", sites, own_rows=own_rows, on_progress=advance)
         write_metrics(rows, out)
+        shutil.rmtree(state, ignore_errors=True)
     except BaseException:
         run_folder.end_run(out, record, "failed")
         raise
     run_folder.end_run(out, record, "finished")
     page = write_report(out)
     return _print_summary(rows, page, out, int(record["best_round"]), as_json)
-
-
-def _show(event: dict[str, Any], rounds: int, advance: Any) -> None:
-    if event["event"] == "started":
-        advance(0, rounds)
-    elif event["event"] == "round":
-        advance(event["round"], rounds)
-        if event["score"] is not None:
-            console.print(f"round {event['round'] - 1}: mean macro AUC on validation {event['score']:.3f}")
-    elif event["event"] == "validated" and event["score"] is not None:
-        console.print(f"round {event['round']}: mean macro AUC on validation {event['score']:.3f}")
-    elif event["event"] == "evaluating":
-        console.print(f"chosen: round {event['round']} ({event['score']:.3f}); testing it at every site")
 
 
 def summary_of(rows: Any) -> dict[str, dict[str, float | None]]:
@@ -147,8 +145,9 @@ def main_of_job(folder: Path) -> None:
         env: Environment = "sim",
         overrides: Overrides = None,
         threads: Threads = None,
+        resume: Resume = False,
         as_json: AsJson = False,
     ) -> None:
-        run(folder, sites, out, env, overrides, threads, as_json)
+        run(folder, sites, out, env, overrides, threads, resume, as_json)
 
     guarded(app)

@@ -1,8 +1,9 @@
-"""The FLARE side of a site: takes a task, lets the worker do it, sends the answer."""
+"""The FLARE side of a site: takes a task, has a trainer do it, sends the answer."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
+from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.data.usage import record_use
 from nc_medfl.federation import keys
 from nc_medfl.federation.arguments import from_arguments
-from nc_medfl.federation.class_statistics import SiteStatistics
-from nc_medfl.federation.site import find_site_config
-from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.federation.site import find_site_config, open_site
+from nc_medfl.federation.state import state_folder
+from nc_medfl.federation.tasks import TASKS, Answer, Task, in_few_words
+from nc_medfl.federation.trainers import Trainer, make_trainer
+from nc_medfl.labels import load_vocabulary
 
 
 class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
-    """Runs a site's tasks in the FLARE client process.
+    """Has a site's tasks done, in this process or in one of their own (:mod:`nc_medfl.federation.trainers`).
 
     If a task fails, the reason stays in this site's workspace (``nc_medfl_error.json`` and the log); the
     server learns only that it failed, since a message could name a path.
@@ -37,62 +41,47 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
         self.settings = settings
-        self._worker: SiteWorker | None = None
+        self._trainer: Trainer | None = None
         fobs.register(TensorDecomposer)  # before the first task, which holds tensors
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task: ``train``, ``validate`` or ``evaluate``."""
+        if task_name not in TASKS:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
-            answer = self._answer(task_name, FLModelUtils.from_shareable(shareable), fl_ctx)
+            model = FLModelUtils.from_shareable(shareable)
+            run_id = str((model.meta or {}).get(keys.RUN_ID, ""))
+            task = Task(task_name, model.params, int(model.current_round or 0), run_id)
+            answer = self._trainer_for(fl_ctx).do(task, lambda: bool(abort_signal.triggered))
         except Exception as error:
-            self._keep_error(task_name, error, fl_ctx)
+            if abort_signal.triggered:
+                return make_reply(ReturnCode.TASK_ABORTED)
+            with suppress(OSError):  # a full disk must not hide what failed
+                self._keep_error(task_name, error, fl_ctx)
             self.log_exception(fl_ctx, f"task {task_name} failed")
-            return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+            return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={keys.FAILURE: in_few_words(error)})
         if abort_signal.triggered:
             return make_reply(ReturnCode.TASK_ABORTED)
-        if answer is None:
-            return make_reply(ReturnCode.TASK_UNKNOWN)
-        return FLModelUtils.to_shareable(answer)
+        return FLModelUtils.to_shareable(_as_model(answer))
 
-    def _answer(self, task_name: str, model: FLModel, fl_ctx: FLContext) -> FLModel | None:
-        worker = self._worker_for(fl_ctx)
-        if task_name == keys.TASK_TRAIN:
-            return self._train(worker, model)
-        if task_name == keys.TASK_VALIDATE:
-            check = worker.validate(model.params)
-            meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
-            return _report({**meta, **_statistics_meta(check.statistics)})
-        if task_name == keys.TASK_EVALUATE:
-            return _report({keys.ROWS: json.dumps(worker.evaluate(model.params))})
-        return None
+    def _trainer_for(self, fl_ctx: FLContext) -> Trainer:
+        if self._trainer is None:
+            settings, site = from_arguments(self.settings), fl_ctx.get_identity_name()
+            workspace = fl_ctx.get_engine().get_workspace()
+            root = Path(workspace.get_root_dir())
+            config = find_site_config(site, root)
+            self._note_use(settings, config, fl_ctx)
+            run_dir, job_id = Path(workspace.get_run_dir(fl_ctx.get_job_id())), str(fl_ctx.get_job_id())
+            self._trainer = make_trainer(settings, config, state_folder(root, site), run_dir, job_id)
+        return self._trainer
 
-    @staticmethod
-    def _train(worker: SiteWorker, model: FLModel) -> FLModel:
-        update = worker.train(model.params, round_number=int(model.current_round))
-        meta: dict[str, Any] = {
-            keys.FINGERPRINTS: dict(worker.fingerprints),
-            keys.N_SAMPLES: update.n_samples,
-            keys.LOSSES: json.dumps(update.losses),
-            keys.ROWS: json.dumps(update.before.rows),
-            **_statistics_meta(update.before.statistics),
-        }
-        return FLModel(params_type=ParamsType.FULL, params=update.params, meta=meta)
-
-    def _worker_for(self, fl_ctx: FLContext) -> SiteWorker:
-        if self._worker is None:
-            workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
-            self._worker = SiteWorker(
-                from_arguments(self.settings), find_site_config(fl_ctx.get_identity_name(), workspace)
-            )
-            self._note_use(self._worker, fl_ctx)
-        return self._worker
-
-    def _note_use(self, worker: SiteWorker, fl_ctx: FLContext) -> None:
+    def _note_use(self, settings: JobSettings, config: SiteConfig, fl_ctx: FLContext) -> None:
         """Note at the site which images this run uses, for a patient who asks. A run doesn't fail for want of it."""
-        settings = worker.settings.for_sites()
+        settings = settings.for_sites()
+        store = open_site(config, load_vocabulary(settings.vocabulary))
         try:
             record_use(
-                worker.store,
+                store,
                 job=str(fl_ctx.get_job_id()),
                 name=settings.name,
                 settings=settings.model_dump(mode="json"),
@@ -107,19 +96,14 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
         content = {
             "site": fl_ctx.get_identity_name(),
             "task": task_name,
-            "kind": type(error).__name__,
+            "kind": getattr(error, "kind", type(error).__name__),
             "message": str(error),
         }
         (folder / keys.CLIENT_ERROR).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _statistics_meta(statistics: SiteStatistics) -> dict[str, Any]:
-    meta: dict[str, Any] = {keys.COUNTS: statistics.counts}
-    if statistics.feature_sums is not None:
-        meta[keys.FEATURE_SUMS] = statistics.feature_sums
-    return meta
-
-
-def _report(meta: dict[str, Any]) -> FLModel:
-    """An answer without parameters. FLARE wants some metric in it; what counts stands in the meta."""
-    return FLModel(metrics={"answered": 1.0}, meta=meta)
+def _as_model(answer: Answer) -> FLModel:
+    if answer.params is not None:
+        return FLModel(params_type=ParamsType.FULL, params=answer.params, meta=answer.meta)
+    # FLARE wants some metric in an answer without parameters; what counts stands in the meta.
+    return FLModel(metrics={"answered": 1.0}, meta=answer.meta)

@@ -4,12 +4,16 @@ A model is numbered by the rounds it has been through: 0 is the initial one, R t
 the model it is sent on its own validation split before it trains, so the score of model r arrives with the
 updates of round r + 1, and the last model is sent once more to be scored. The chosen model is the one with
 the highest mean over sites of the macro AUC on validation; test splits play no part in that.
+
+A site that is late, fails or is gone costs its update, where ``federation.min_sites`` says how many are enough.
+After every round the state is on disk, and a job that is started again goes on from there.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +22,37 @@ import torch
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
-from nvflare.app_common.workflows.fedavg import FedAvg
 
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
+from nc_medfl.errors import NcMedflError, RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
 from nc_medfl.federation.arguments import from_arguments
-from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.choice import Chosen, Score
+from nc_medfl.federation.class_statistics import Row, SiteStatistics
+from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
 from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
 
 
-class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
-    """FLARE's FedAvg with a choice of the best round and a final evaluation at the sites.
+@dataclass
+class _Run:
+    """What the steps of one federation share."""
+
+    job: JobSettings
+    prints: dict[str, str]
+    log: RoundLog
+    store: RoundStore
+    run_id: str
+    best: Chosen | None = None
+    finished: int = 0
+
+
+class FederationController(WaitingController):
+    """FLARE's FedAvg with a quorum, a choice of the best round, a final evaluation, and a memory.
 
     Args:
         settings: what :func:`nc_medfl.federation.arguments.to_arguments` makes of the job's settings; the
@@ -42,36 +62,80 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
     def __init__(self, *args: Any, settings: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
+        self.waiting = from_arguments(settings).federation
 
     def run(self) -> None:
         """The whole federation; called by FLARE."""
-        job = from_arguments(self.settings)
-        prints = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
-        log = RoundLog(Path(self.get_run_dir()) / keys.RESULTS_FOLDER)
-        log.progress(event="started", rounds=job.rounds)
-        model = self.load_model()
-        model.start_round, model.total_rounds = 0, job.rounds
-        best: tuple[float, int] | None = None
-        for self.current_round in range(job.rounds):
-            rounds = self.current_round
-            sent = dict(model.params)
-            answers = self._train_once(model)
-            score = self._log_round(log, rounds, answers)
-            best = self._keep_if_best(log.folder, best, score, rounds, sent, job, prints)
-            result = self.aggregator.aggregate_model()
-            result.meta = {"current_round": self.current_round}
-            self.fire_event_with_data(
-                AppEventType.AFTER_AGGREGATION, self.fl_ctx, AppConstants.AGGREGATION_RESULT, result
-            )
-            model = self.update_model(model, result)
-            self.save_model(model)
-            save_model(log.folder / keys.LAST_MODEL, model.params, job, rounds=rounds + 1, prints=prints)
-            log.progress(event="round", round=rounds + 1, rounds=job.rounds, score=score if rounds else None)
-        best = self._score_last(log, model, best, job, prints)
-        self._evaluate(log, model, best)
+        results = Path(self.get_run_dir()) / keys.RESULTS_FOLDER
+        results.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run(results)
+        except NcMedflError as error:
+            # FLARE tells a caller that the job ended, not why.
+            write_json(results / keys.SERVER_ERROR, {"kind": type(error).__name__, "message": str(error)})
+            raise
 
-    def _train_once(self, model: FLModel) -> list[FLModel]:
-        """One round: every site trains; accepted updates are in the aggregator afterwards.
+    def _run(self, results: Path) -> None:
+        model = self.load_model()
+        run = self._begin(results, model)
+        model.start_round, model.total_rounds = 0, run.job.rounds
+        for self.current_round in range(run.finished, run.job.rounds):
+            model = self._round(run, model)
+            run.store.save(results, self.current_round + 1, run.best, run.run_id)
+        self._score_last(run, model)
+        self._evaluate(run, model)
+        run.store.forget()
+
+    def _begin(self, results: Path, model: FLModel) -> _Run:
+        """Start afresh, or put tables and models back as they were after the last finished round."""
+        job = from_arguments(self.settings)
+        workspace = Path(self.engine.get_workspace().get_root_dir())
+        store = RoundStore(state_folder(workspace, "server"), job, str(self.fl_ctx.get_job_id()))
+        saved = store.find()
+        log = RoundLog(results, saved.folder if saved else None)
+        prints = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
+        run = _Run(job, prints, log, store, saved.run_id if saved else uuid.uuid4().hex)
+        if saved:
+            run.best, run.finished = saved.best, saved.rounds
+            model.params = saved.params()
+            for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if saved.best else [])):
+                (results / name).unlink(missing_ok=True)
+                link_or_copy(saved.folder / name, results / name)
+            self.info(f"going on after round {saved.rounds}")
+        log.progress(event="started", rounds=job.rounds, **({"resumed_after": run.finished} if saved else {}))
+        model.meta = {**(model.meta or {}), keys.RUN_ID: run.run_id}
+        return run
+
+    def _round(self, run: _Run, model: FLModel) -> FLModel:
+        """Send a model for training; give the next one."""
+        sent, rounds = dict(model.params), self.current_round
+        answers, exchange = self._train(run, model)
+        score, event = self._log_round(run.log, rounds, answers, exchange)
+        self._keep_if_best(run, score, rounds, sent)
+        result = self.aggregator.aggregate_model()
+        result.meta = {"current_round": rounds, keys.RUN_ID: run.run_id}
+        self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, self.fl_ctx, AppConstants.AGGREGATION_RESULT, result)
+        model = self.update_model(model, result)
+        self.save_model(model)
+        save_model(run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=rounds + 1, prints=run.prints)
+        run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
+        return model
+
+    def _train(self, run: _Run, model: FLModel) -> tuple[list[FLModel], Exchange]:
+        """One round, repeated while too few sites answer.
+
+        Raises:
+            RunFailed: if too few answered however often it was tried.
+        """
+        for attempt in range(self.waiting.retries + 1):
+            answers, exchange = self._train_once(model)
+            if exchange.is_enough(self.waiting.min_sites):
+                return answers, exchange
+            self._log_short(run.log, attempt, exchange)
+        raise RunFailed(_too_few(run, self.current_round + 1, self.waiting.retries + 1, exchange))
+
+    def _train_once(self, model: FLModel) -> tuple[list[FLModel], Exchange]:
+        """Every site trains; accepted updates are in the aggregator afterwards.
 
         Returns:
             The answers without their parameters, of every site that speaks of this model: a site whose update
@@ -96,19 +160,8 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
                 answers.append(answer)
             return accepted
 
-        self._send(keys.TASK_TRAIN, model, accept)
-        return answers
-
-    def _send(self, task: str, model: FLModel, callback: Any) -> list[str]:
-        targets = [client.name for client in self.engine.get_clients()]
-        self.send_model(task_name=task, targets=targets, data=model, callback=callback)
-        while self.get_num_standing_tasks():
-            if self.abort_signal.triggered:
-                raise RuntimeError(f"stopped during {task}")
-            time.sleep(self._task_check_period)
-        if self.abort_signal.triggered:
-            raise RuntimeError(f"stopped during {task}")
-        return targets
+        exchange = self._ask_sites(keys.TASK_TRAIN, model, accept)
+        return sorted(answers, key=site_of), exchange
 
     def _fits(self, answer: FLModel) -> bool:
         try:
@@ -117,76 +170,119 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
             return False
         return True
 
-    def _ask(self, task: str, model: FLModel) -> list[FLModel]:
+    def _ask(self, task: str, model: FLModel) -> tuple[list[FLModel], Exchange]:
+        """Ask for something other than training; after the last attempt, what has come is all there is."""
         answers: list[FLModel] = []
 
         def keep(answer: FLModel) -> bool:
             answers.append(answer)
             return True
 
-        self._send(task, model, keep)
-        return sorted(answers, key=_site)
+        for _attempt in range(self.waiting.retries + 1):
+            answers.clear()
+            exchange = self._ask_sites(task, model, keep)
+            if exchange.is_enough(self.waiting.min_sites):
+                break
+        return sorted(answers, key=site_of), exchange
 
-    def _log_round(self, log: RoundLog, rounds: int, answers: list[FLModel]) -> float | None:
-        """Write down a training round; give the score of the model that was sent."""
-        answers = sorted(answers, key=_site)
+    def _log_short(self, log: RoundLog, attempt: int, exchange: Exchange) -> None:
+        """Write down an attempt at a round that too few sites answered; nothing of it is used."""
+        rows = []
+        for row in self._update_rows(exchange):
+            if row["outcome"] == "accepted":
+                row |= {"outcome": UNUSED, "reason": f"too few sites answered attempt {attempt + 1}"}
+            rows.append(row)
+        log.add(keys.UPDATES_CSV, self.current_round + 1, rows)
+        log.progress(
+            event="repeat", round=self.current_round + 1, attempt=attempt + 1, sites=_outcomes(rows), score=None
+        )
+
+    def _update_rows(self, exchange: Exchange) -> list[Row]:
+        """Every site's update, or what became of it, by name."""
+        rows = [dict(row) for row in self.aggregator.log]
+        told = {row["site"] for row in rows}
+        rows += [
+            {"site": site, "outcome": outcome, "reason": reason, "n_samples": None}
+            for site, (outcome, reason) in exchange.absent().items()
+            if site not in told
+        ]
+        return sorted(rows, key=lambda row: str(row["site"]))
+
+    def _log_round(
+        self, log: RoundLog, rounds: int, answers: list[FLModel], exchange: Exchange
+    ) -> tuple[Score, dict[str, Any]]:
+        """Write down a training round.
+
+        Returns:
+            The score of the model that was sent, and what to tell whoever watches.
+        """
+        losses: dict[str, dict[str, Any]] = {}
         for answer in answers:
-            losses = json.loads(answer.meta.get(keys.LOSSES, "{}"))
+            losses[site_of(answer)] = json.loads(answer.meta.get(keys.LOSSES, "{}"))
             rows = [
-                {"site": _site(answer), "split": "train", "finding": "all", "metric": name, "value": value}
-                for name, value in losses.items()
+                {"site": site_of(answer), "split": "train", "finding": "all", "metric": name, "value": value}
+                for name, value in losses[site_of(answer)].items()
             ]
             log.add(keys.ROUNDS_CSV, rounds + 1, rows)
-        log.add(keys.UPDATES_CSV, rounds + 1, sorted(self.aggregator.log, key=lambda row: str(row["site"])))
-        log.add(keys.COLLAPSE_CSV, rounds, self.aggregator.statistics_rows())
-        return self._log_validation(log, rounds, answers)
+        updates = self._update_rows(exchange)
+        log.add(keys.UPDATES_CSV, rounds + 1, updates)
+        collapse = self.aggregator.statistics_rows()
+        log.add(keys.COLLAPSE_CSV, rounds, collapse)
+        score = self._log_validation(log, rounds, answers)
+        told = {site: values.get("loss") for site, values in losses.items()}
+        event = {
+            "score": score.mean if rounds else None,
+            "sites": _outcomes(updates),
+            "losses": told,
+            "loss": _mean(told.values()),
+            "auc": dict(score.by_site),
+            "nc1": _nc1(collapse),
+        }
+        return score, event
 
     @staticmethod
-    def _log_validation(log: RoundLog, rounds: int, answers: list[FLModel]) -> float | None:
-        """Write the sites' validation rows; give the mean over sites of the macro AUC."""
-        scores = []
+    def _log_validation(log: RoundLog, rounds: int, answers: list[FLModel]) -> Score:
+        """Write the sites' validation rows; give the macro AUC of each, where it is defined."""
+        scores: dict[str, float] = {}
         for answer in answers:
-            rows = [{"site": _site(answer), **row} for row in json.loads(answer.meta.get(keys.ROWS, "[]"))]
+            rows = [{"site": site_of(answer), **row} for row in json.loads(answer.meta.get(keys.ROWS, "[]"))]
             log.add(keys.ROUNDS_CSV, rounds, rows)
-            scores += [r["value"] for r in rows if (r["finding"], r["metric"]) == ("macro", "auc")]
-        defined = [score for score in scores if score is not None and np.isfinite(score)]
-        mean = float(np.mean(defined)) if defined else None
-        reason = "" if defined else "undefined at every site"
-        row = {"site": "all", "split": "val", "finding": "macro", "metric": "auc", "value": mean, "reason": reason}
-        log.add(keys.ROUNDS_CSV, rounds, [row])
-        return mean
+            for row in rows:
+                value = row["value"]
+                if (row["finding"], row["metric"]) == ("macro", "auc") and value is not None and np.isfinite(value):
+                    scores[site_of(answer)] = float(value)
+        score = Score(scores)
+        reason = "" if scores else "undefined at every site"
+        row = {"site": "all", "split": "val", "finding": "macro", "metric": "auc", "value": score.mean}
+        log.add(keys.ROUNDS_CSV, rounds, [{**row, "reason": reason}])
+        return score
 
-    def _keep_if_best(
-        self,
-        folder: Path,
-        best: tuple[float, int] | None,
-        score: float | None,
-        rounds: int,
-        params: dict[str, Any],
-        job: JobSettings,
-        prints: dict[str, str],
-    ) -> tuple[float, int] | None:
+    @staticmethod
+    def _keep_if_best(run: _Run, score: Score, rounds: int, params: dict[str, Any]) -> None:
         # The untrained model is scored for the record, and never chosen.
-        if score is None or rounds == 0 or (best is not None and score <= best[0]):
-            return best
-        save_model(folder / keys.BEST_MODEL, params, job, rounds=rounds, prints=prints)
-        return score, rounds
+        if score.mean is None or rounds == 0 or (run.best is not None and not score.beats(run.best.score)):
+            return
+        save_model(run.log.folder / keys.BEST_MODEL, params, run.job, rounds=rounds, prints=run.prints)
+        run.best = Chosen(rounds, score)
 
-    def _score_last(
-        self,
-        log: RoundLog,
-        model: FLModel,
-        best: tuple[float, int] | None,
-        job: JobSettings,
-        prints: dict[str, str],
-    ) -> tuple[float, int] | None:
+    def _score_last(self, run: _Run, model: FLModel) -> None:
         """Score the last model, which no round of training follows."""
-        model.current_round = job.rounds
-        answers = [answer for answer in self._ask(keys.TASK_VALIDATE, model) if self._fits(answer)]
-        log.add(keys.COLLAPSE_CSV, job.rounds, self.aggregator.statistics_rows(self._statistics(answers)))
-        score = self._log_validation(log, job.rounds, answers)
-        log.progress(event="validated", round=job.rounds, score=score)
-        return self._keep_if_best(log.folder, best, score, job.rounds, dict(model.params), job, prints)
+        rounds = run.job.rounds
+        model.current_round = rounds
+        given, exchange = self._ask(keys.TASK_VALIDATE, model)
+        answers = [answer for answer in given if self._fits(answer)]
+        collapse = self.aggregator.statistics_rows(self._statistics(answers))
+        run.log.add(keys.COLLAPSE_CSV, rounds, collapse)
+        score = self._log_validation(run.log, rounds, answers)
+        run.log.progress(
+            event="validated",
+            round=rounds,
+            score=score.mean,
+            sites=_presence(exchange),
+            auc=dict(score.by_site),
+            nc1=_nc1(collapse),
+        )
+        self._keep_if_best(run, score, rounds, dict(model.params))
 
     def _statistics(self, answers: list[FLModel]) -> list[SiteStatistics]:
         parts = []
@@ -194,25 +290,62 @@ class FederationController(FedAvg):  # type: ignore[misc]  # nvflare ships no ty
             try:
                 parts.append(self.aggregator.statistics_of(answer.meta))
             except RefusedUpdate as reason:
-                self.warning(f"class statistics of {_site(answer)} refused: {reason}")
+                self.warning(f"class statistics of {site_of(answer)} refused: {reason}")
         return parts
 
-    def _evaluate(self, log: RoundLog, model: FLModel, best: tuple[float, int] | None) -> None:
+    def _evaluate(self, run: _Run, model: FLModel) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""
-        if best is None:
-            raise RuntimeError("no round could be chosen: the macro AUC on validation is undefined at every site")
-        score, rounds = best
-        log.progress(event="evaluating", round=rounds, score=score)
-        chosen = torch.load(log.folder / keys.BEST_MODEL, weights_only=True)
+        if run.best is None:
+            raise RunFailed("no round could be chosen: the macro AUC on validation is undefined at every site.")
+        rounds, score = run.best.rounds, run.best.score.mean
+        run.log.progress(event="evaluating", round=rounds, score=score)
+        chosen = torch.load(run.log.folder / keys.BEST_MODEL, weights_only=True)
         model.params = chosen["state_dict"]
-        rows = [row for answer in self._ask(keys.TASK_EVALUATE, model) for row in json.loads(answer.meta[keys.ROWS])]
-        write_json(log.folder / keys.SITE_METRICS, {"rows": rows})
+        answers, exchange = self._ask(keys.TASK_EVALUATE, model)
+        rows = [row for answer in answers for row in json.loads(answer.meta[keys.ROWS])]
+        if not rows:
+            raise RunFailed("no site answered the final test. The models are kept; resume the job to test again.")
+        rows += [row for site, (outcome, reason) in exchange.absent().items() for row in _untested(run, site, reason)]
+        write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
         write_json(
-            log.folder / keys.SUMMARY,
+            run.log.folder / keys.SUMMARY,
             {"best_round": rounds, "best_score": score, "fingerprints": chosen["fingerprints"]},
         )
-        log.progress(event="finished", round=rounds, score=score)
+        run.log.progress(event="finished", round=rounds, score=score, sites=_presence(exchange))
 
 
-def _site(answer: FLModel) -> str:
-    return str(answer.meta.get("client_name", ""))
+def _untested(run: _Run, site: str, reason: str) -> list[Row]:
+    """Rows of ``metrics.csv`` for a site whose numbers did not come, so that it isn't missed."""
+    about = {"run": run.job.name, "model": run.job.method, "site": site, "split": "test", "group": "all"}
+    row = {"metric": "auc", "value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
+    findings = (*load_vocabulary(run.job.vocabulary).findings, "macro", "micro")
+    return [{**about, "finding": name, **row, "reason": f"no final test: {reason}"} for name in findings]
+
+
+def _too_few(run: _Run, number: int, attempts: int, exchange: Exchange) -> str:
+    needed = run.job.federation.min_sites
+    wanted = f"federation.min_sites asks for {needed}" if needed else "every site is needed (federation.min_sites)"
+    absent = ", ".join(f"{site} {outcome} ({why})" for site, (outcome, why) in exchange.absent().items())
+    return (
+        f"round {number}: {exchange.accepted} usable updates in each of {attempts} attempts, and {wanted}"
+        f"{': ' + absent if absent else ''}. Mend the sites and resume, or ask for fewer."
+    )
+
+
+def _outcomes(rows: list[Row]) -> dict[str, str]:
+    return {str(row["site"]): str(row["outcome"]) for row in rows}
+
+
+def _presence(exchange: Exchange) -> dict[str, str]:
+    answered = dict.fromkeys(exchange.answered, "answered")
+    return dict(sorted({**answered, **{site: outcome for site, (outcome, _) in exchange.absent().items()}}.items()))
+
+
+def _nc1(rows: list[Row]) -> float | None:
+    found = [row.get("value") for row in rows if (row.get("finding"), row.get("metric")) == ("all", "nc1")]
+    return float(found[0]) if found and found[0] is not None and np.isfinite(found[0]) else None
+
+
+def _mean(values: Any) -> float | None:
+    told = [float(value) for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(told)) if told else None

@@ -13,6 +13,10 @@ FEATURE_SUMS = "nc_medfl.feature_sums"
 N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
+#: In the meta of a model that is sent: which federation it is of, so that a site finds its own state again.
+RUN_ID = "nc_medfl.run_id"
+#: In the header of a failed answer: a few words of why.
+FAILURE = "nc_medfl.failure"
 
 # Files that the server leaves in its run folder, and the command collects.
 RESULTS_FOLDER = "nc_medfl"
@@ -25,9 +29,14 @@ BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
 SUMMARY = "summary.json"
 
+#: The file in the results folder in which the server says why it ended the job.
+SERVER_ERROR = "server_error.json"
 #: The file in which a client that failed says why, in its own workspace (it does not travel).
 CLIENT_ERROR = "nc_medfl_error.json"
 
 # Where a process looks for its site's settings.
 ENV_SITE_CONFIG = "NC_MEDFL_SITE_CONFIG"
 ENV_SITES_DIR = "NC_MEDFL_SITES_DIR"
+#: The process id of the client that a trainer process works for.
+ENV_PARENT = "NC_MEDFL_PARENT"
+ENV_STATE_DIR = "NC_MEDFL_STATE_DIR"

@@ -30,16 +30,24 @@ def stop(processes: Iterable[psutil.Process], grace: float = 5.0) -> None:
     psutil.wait_procs(alive, timeout=grace)
 
 
-def end_with_parent(period: float = 1.0) -> None:
-    """Watch, in a thread, for this process's parent to die, and then end this process and its family.
+def end_with_parent(period: float = 1.0, parent: int | None = None) -> None:
+    """Watch, in a thread, for a process to die, and then end this process and its family.
+
+    Args:
+        period: seconds between looks.
+        parent: the process to watch; None for this one's parent.
 
     A parent that is killed outright cannot stop what it started; FLARE's processes live in sessions of their
     own and would go on.
     """
-    parent = os.getppid()
+    direct = os.getppid()
+    watched = family(parent)[-1:] if parent is not None and parent != direct else []
+
+    def is_there() -> bool:
+        return os.getppid() == direct and all(process.is_running() for process in watched)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while is_there():
             time.sleep(period)
         own = psutil.Process()
         stop(own.children(recursive=True))

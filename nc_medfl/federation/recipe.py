@@ -24,7 +24,8 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
 
     Args:
         settings: the job's settings.
-        min_clients: sites that must be there before the first round.
+        min_clients: sites that must be there before the first round. FLARE ends a job that has fewer, so
+            ``federation.min_sites`` takes its place where it asks for fewer.
     """
 
     def __init__(self, settings: JobSettings, *, min_clients: int) -> None:
@@ -32,7 +33,7 @@ class FedNCARecipe(FedAvgRecipe):  # type: ignore[misc]  # nvflare ships no type
         self._arguments = to_arguments(settings.for_sites())
         super().__init__(
             name=settings.name,
-            min_clients=min_clients,
+            min_clients=min(min_clients, settings.federation.min_sites or min_clients),
             num_rounds=settings.rounds,
             train_script="",  # sites run an executor of the installed package instead
             aggregator=NCAwareAggregator(self._arguments),

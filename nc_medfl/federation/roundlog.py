@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ class RoundLog:
 
     Args:
         folder: made if it is missing; tables of an earlier run in it are replaced.
+        saved: folder with the tables of finished rounds, to go on from. Rows of an unfinished round are not in them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, saved: Path | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._columns = {
@@ -31,9 +33,12 @@ class RoundLog:
             keys.UPDATES_CSV: UPDATE_COLUMNS,
         }
         for name, columns in self._columns.items():
+            if saved:
+                shutil.copyfile(saved / name, folder / name)
+                continue
             with (folder / name).open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerow(columns)
-        (folder / keys.PROGRESS).write_text("", encoding="utf-8")
+        _end_with_whole_line(folder / keys.PROGRESS, keep=saved is not None)
 
     def add(self, table: str, round_number: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows of one round to ``rounds.csv``, ``collapse.csv`` or ``updates.csv``."""
@@ -48,6 +53,12 @@ class RoundLog:
         """Append one event for whoever watches the run."""
         with (self.folder / keys.PROGRESS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event) + "\n")
+
+
+def _end_with_whole_line(path: Path, *, keep: bool) -> None:
+    """Start a file of lines, or go on with it: whoever reads it has counted the lines, and a kill may have cut one."""
+    content = path.read_bytes() if keep and path.is_file() else b""
+    path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _text(value: Any) -> str:

@@ -23,6 +23,8 @@ from nc_medfl.labels import load_vocabulary
 
 SCHEMA_VERSION = 1
 RUN_JSON = "run.json"
+#: FLARE's own workspace in a run folder, and what a resumed run goes on from.
+FLARE_FOLDER, STATE_FOLDER = "flare", "state"
 LABEL_STATISTICS = "label_statistics.csv"
 _MARKER = ".nc-medfl"
 _PACKAGES = ("torch", "monai", "nvflare", "numpy", "pydicom", "scikit-image")
@@ -58,8 +60,49 @@ def _empty(out: Path) -> None:
     (out / _MARKER).write_text("A folder that nc-medfl fills, and empties before it fills it again.\n")
 
 
-def start_run(out: Path, settings: JobSettings, env: str, stores: Mapping[str, Store]) -> dict[str, Any]:
-    """Write ``run.json`` of a run that begins, and the label statistics of its sites."""
+def check_resumable(out: Path, settings: JobSettings) -> dict[str, Any]:
+    """Check that a run in ``out`` can go on, and clear FLARE's own files away, which start afresh.
+
+    Returns:
+        Its ``run.json``.
+
+    Raises:
+        UserError: if there is no run, it has finished, or it had other settings.
+    """
+    run = read_run(out)
+    if run.get("outcome") == "finished":
+        raise UserError(f"{out}: this run has finished. Leave --resume out to run it again.")
+    before, now = _flat(run["settings"]), _flat(settings.for_sites().model_dump(mode="json"))
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    changed = [key for key in changed if not key.startswith("federation.")]
+    if changed:
+        raise UserError(
+            f"{out}: this run had another {changed[0]} ({before.get(changed[0])!r}, not {now.get(changed[0])!r}). "
+            "Resume with the settings it had, or leave --resume out to start afresh."
+        )
+    shutil.rmtree(out / FLARE_FOLDER, ignore_errors=True)
+    return run
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def start_run(
+    out: Path, settings: JobSettings, env: str, stores: Mapping[str, Store], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write ``run.json`` of a run that begins, and the label statistics of its sites.
+
+    Args:
+        out: the run folder.
+        settings: the job's.
+        env: where it runs.
+        stores: of the sites.
+        before: its ``run.json`` so far, if it goes on.
+    """
     vocabulary = load_vocabulary(settings.vocabulary)
     run: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -77,7 +120,8 @@ def start_run(out: Path, settings: JobSettings, env: str, stores: Mapping[str, S
         "sites": list(stores),
         "rounds": settings.rounds,
         "best_round": None,
-        "started": _now(),
+        "started": before["started"] if before else _now(),
+        "resumed": int(before.get("resumed", 0)) + 1 if before else 0,
         "ended": None,
         "outcome": "running",
     }

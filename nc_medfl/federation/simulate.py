@@ -40,6 +40,7 @@ class Simulation:
         workspace: an empty folder for FLARE's own files and the server's results.
         job_folder: the job whose ``build_recipe`` makes the recipe; None for the package's own.
         threads: sites that work at the same time; None for all.
+        state: where server and sites keep what a resumed run goes on from; None for the workspace.
     """
 
     settings: JobSettings
@@ -48,6 +49,7 @@ class Simulation:
     workspace: Path
     job_folder: Path | None = None
     threads: int | None = None
+    state: Path | None = None
 
 
 def simulate(simulation: Simulation, on_event: OnEvent) -> Path:
@@ -78,6 +80,7 @@ def simulate(simulation: Simulation, on_event: OnEvent) -> Path:
             shutil.rmtree(root, ignore_errors=True)
     results = _results_folder(simulation.workspace, simulation.settings.name)
     if code != 0 or not (results / keys.SUMMARY).is_file():
+        raise_server_error(results)
         _raise_failure(simulation.workspace, code)
     return results
 
@@ -99,6 +102,7 @@ def _run_child(simulation: Simulation, root: Path, on_event: OnEvent) -> int:
     environment = dict(os.environ)
     environment[keys.ENV_SITES_DIR] = str(simulation.sites_folder.resolve())
     environment.pop(keys.ENV_SITE_CONFIG, None)
+    environment[keys.ENV_STATE_DIR] = str((simulation.state or simulation.workspace / "state").resolve())
     # Sites share this machine's cores; without a limit each would start a thread for every core.
     busy = min(len(simulation.sites), simulation.threads or len(simulation.sites))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // busy)))
@@ -135,6 +139,22 @@ def _follow(process: subprocess.Popen[bytes], progress: Path, on_event: OnEvent,
         if ended:
             return
         time.sleep(_POLL_SECONDS)
+
+
+def raise_server_error(results: Path) -> None:
+    """Say why the server ended the job, if it did.
+
+    Raises:
+        UserError: if it was a user's mistake.
+        RunFailed: if it was something else.
+    """
+    path = results / keys.SERVER_ERROR
+    if not path.is_file():
+        return
+    error = json.loads(path.read_text(encoding="utf-8"))
+    if error["kind"] == UserError.__name__:
+        raise UserError(error["message"])
+    raise RunFailed(error["message"])
 
 
 def _raise_failure(workspace: Path, code: int) -> None:

@@ -22,10 +22,12 @@ from nc_medfl.evaluation.site import Predictions, predict
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.measure import measure
 from nc_medfl.federation.site import open_site
+from nc_medfl.federation.site_state import SiteState
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.metrics.classification import measure as measure_sample
 from nc_medfl.metrics.classification import prepare_sample, reasons
 from nc_medfl.metrics.collapse import class_statistics
+from nc_medfl.training import parallel
 from nc_medfl.training.device import pick_device
 from nc_medfl.training.methods import get_method
 from nc_medfl.training.model import build_network, fingerprints
@@ -76,13 +78,15 @@ class SiteWorker:
     Args:
         settings: the job's.
         config: the site's own.
+        state: where the site keeps its optimiser between rounds; None where it keeps none.
 
     Raises:
         UserError: if the store is missing, empty or labelled for other findings.
     """
 
-    def __init__(self, settings: JobSettings, config: SiteConfig) -> None:
+    def __init__(self, settings: JobSettings, config: SiteConfig, state: SiteState | None = None) -> None:
         self.settings = settings
+        self.state = state
         self.config = config
         self.vocabulary = load_vocabulary(settings.vocabulary)
         self.store: Store = open_site(config, self.vocabulary)
@@ -115,7 +119,10 @@ class SiteWorker:
             self.settings,
             round_number=round_number,
             seed=self._seed,
+            optimizer_state=self.state.load_optimizer(round_number) if self.state else None,
         )
+        if self.state and result.optimizer is not None and parallel.rank() == 0:
+            self.state.save_optimizer(round_number, result.optimizer)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         return LocalUpdate(trained, result.losses, result.n_samples, before)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
+from nc_medfl.training import parallel
 from nc_medfl.training.methods import get_method
 
 Batch = dict[str, Tensor]
@@ -26,10 +27,12 @@ class TrainingResult:
     Attributes:
         losses: mean of the total (``loss``) and of each part over images of the last epoch.
         n_samples: images trained on in an epoch.
+        optimizer: AdamW's state afterwards, where ``training.keep_optimizer`` asks for it.
     """
 
     losses: dict[str, float]
     n_samples: int
+    optimizer: dict[str, Any] | None = None
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -67,7 +70,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def train_round(
-    network: nn.Module, batches: Batches, settings: JobSettings, *, round_number: int, seed: int
+    network: nn.Module,
+    batches: Batches,
+    settings: JobSettings,
+    *,
+    round_number: int,
+    seed: int,
+    optimizer_state: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a network in place for the local epochs of one round.
 
@@ -77,6 +86,7 @@ def train_round(
         settings: the job's.
         round_number: 0 for the first; it goes into every seed, so no two rounds draw alike.
         seed: of this site.
+        optimizer_state: AdamW's after an earlier round, to go on with; None starts afresh.
 
     Raises:
         UserError: if there is nothing to train on, or the loss is no longer finite.
@@ -85,32 +95,35 @@ def train_round(
     loss_of = method.build_loss(network, settings)
     device = next(network.parameters()).device
     optimizer = make_optimizer(network, settings)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    model = parallel.spread(network, device)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.training.amp and device.type == "cuda")
-    network.train()
+    model.train()
     sums: dict[str, Tensor] = {}
     n_samples = 0
     with seeded(seed * 1_000_003 + round_number):
         for epoch in range(settings.training.local_epochs):
             sums, n_samples = {}, 0
             for batch in batches(round_number * settings.training.local_epochs + epoch):
-                image = batch["image"].to(device, non_blocking=True)
+                image = parallel.share(batch["image"]).to(device, non_blocking=True)
                 target = batch["label"].to(device, non_blocking=True)
                 with torch.autocast(device.type, enabled=settings.training.amp):
-                    output = network(image)
-                total, parts = loss_of(output, target)
+                    output = model(image)
+                total, parts = loss_of(parallel.whole(output, len(target)), target)
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(scaler.scale(total))
+                torch.autograd.backward(scaler.scale(total * parallel.loss_factor(len(target))))
                 _clip(network, optimizer, scaler, settings.training.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
-                _add_up(sums, {"loss": total, **parts}, len(image))
-                n_samples += len(image)
+                _add_up(sums, {"loss": total, **parts}, len(target))
+                n_samples += len(target)
     if n_samples == 0:
         raise UserError("no training images. Prepare a store whose train split is not empty.")
     losses = {name: float(value) / n_samples for name, value in sums.items()}
     if not all(torch.isfinite(torch.tensor(v)) for v in losses.values()):
         raise UserError("the training loss is not finite. Lower training.lr, or set training.clip_norm.")
-    return TrainingResult(losses, n_samples)
+    return TrainingResult(losses, n_samples, optimizer.state_dict() if settings.training.keep_optimizer else None)
 
 
 def _clip(

@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import FederationSettings, JobSettings, parse
+from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator
 from nc_medfl.federation.arguments import to_arguments
-from nc_medfl.federation.controller import FederationController
+from nc_medfl.federation.choice import Score
+from nc_medfl.federation.controller import FederationController, _Run
 from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.state import RoundStore
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints
 
 SETTINGS = parse(JobSettings, {"method": "fedavg", "network": {"backbone": "small"}}, where="test")
 
 
+class Engine:
+    """The sites that FLARE knows."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = names
+
+    def get_clients(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in self.names]
+
+
 class Federation(FederationController):
     """The server's workflow with answers from a list instead of from FLARE."""
 
-    def __init__(self, answers: list[FLModel]) -> None:
-        arguments = to_arguments(SETTINGS)
+    def __init__(self, attempts: list[list[FLModel]], sites: Collection[str] = (), **waiting: Any) -> None:
+        settings = SETTINGS.model_copy(update={"federation": FederationSettings(**waiting)})
+        arguments = to_arguments(settings)
         aggregator = NCAwareAggregator(arguments)
         aggregator.warning = lambda _text: None  # outside FLARE there is no context to log with
         super().__init__(settings=arguments, num_clients=2, num_rounds=1, persistor_id="", aggregator=aggregator)
         self.fl_ctx = FLContext()
+        self.abort_signal = Signal()
+        self.engine = Engine(sites)
         self.current_round = 0
-        self.answers = answers
+        self.attempts = attempts
         self.accepted: list[bool] = []
+        self.asked: list[tuple[str, ...]] = []
+        self.lost: set[str] = set()
 
     def event(self, _event_type: str) -> None:
         return
 
-    def _send(self, _task: str, _model: FLModel, callback: Callable[[FLModel], bool]) -> list[str]:
-        self.accepted = [callback(answer) for answer in self.answers]
-        return []
+    def get_num_standing_tasks(self) -> int:
+        return 0
+
+    def get_client_disconnect_time(self, client_name: str) -> float | None:
+        return 1.0 if client_name in self.lost else None
+
+    def _send(self, _task: str, _model: FLModel, targets: Any, callback: Callable[[FLModel], bool]) -> None:
+        self.asked.append(tuple(targets))
+        assert self._exchange is not None
+        self._exchange.taken.update(targets)
+        self.accepted = [callback(answer) for answer in self.attempts[len(self.asked) - 1]]
 
 
 def an_answer(site: str, auc: float | None, **changes: Any) -> FLModel:
@@ -60,9 +90,18 @@ def an_answer(site: str, auc: float | None, **changes: Any) -> FLModel:
 
 
 def score(tmp_path: Any, *answers: FLModel) -> tuple[float | None, list[bool]]:
-    federation = Federation(list(answers))
-    kept = federation._train_once(FLModel(params=dict(build_network(SETTINGS).state_dict())))
-    return federation._log_round(RoundLog(tmp_path), 0, kept), federation.accepted
+    federation = Federation([list(answers)], sites=[answer.meta["client_name"] for answer in answers])
+    kept, exchange = federation._train_once(a_model())
+    return federation._log_round(RoundLog(tmp_path), 0, kept, exchange)[0].mean, federation.accepted
+
+
+def a_model() -> FLModel:
+    return FLModel(params=dict(build_network(SETTINGS).state_dict()))
+
+
+def a_run(folder: Path, **waiting: Any) -> _Run:
+    job = SETTINGS.model_copy(update={"federation": FederationSettings(**waiting)})
+    return _Run(job, {}, RoundLog(folder / "results"), RoundStore(folder / "state", job, "job"), "0" * 32)
 
 
 def test_the_score_is_the_mean_over_sites_where_it_is_defined(tmp_path: Any) -> None:
@@ -87,3 +126,64 @@ def test_a_site_with_another_model_has_no_say_in_the_choice(tmp_path: Any) -> No
     mean, accepted = score(tmp_path, an_answer("a", 0.6), an_answer("b", 0.9, meta=other))
     assert mean == pytest.approx(0.6)
     assert accepted == [True, False]
+
+
+def updates(run: _Run) -> list[tuple[str, str]]:
+    table = pd.read_csv(run.log.folder / keys.UPDATES_CSV)
+    return list(zip(table["site"], table["outcome"], strict=True))
+
+
+def test_a_late_site_costs_its_update_and_not_the_round(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=2)
+    federation = Federation([[an_answer("a", 0.6), an_answer("c", 0.8)]], sites="cba", min_sites=2)
+    kept, exchange = federation._train(run, a_model())
+    score, event = federation._log_round(run.log, 0, kept, exchange)
+    assert updates(run) == [("a", "accepted"), ("b", "late"), ("c", "accepted")]
+    assert score.mean == pytest.approx(0.7)
+    assert event["sites"] == {"a": "accepted", "b": "late", "c": "accepted"}
+    assert event["loss"] == pytest.approx(1.0)
+
+
+def test_a_site_that_flare_has_lost_is_missing_and_not_asked(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=1)
+    federation = Federation([[an_answer("a", 0.6)]], sites="ab", min_sites=1)
+    federation.lost = {"b"}
+    kept, exchange = federation._train(run, a_model())
+    federation._log_round(run.log, 0, kept, exchange)
+    assert federation.asked == [("a",)]
+    assert updates(run) == [("a", "accepted"), ("b", "missing")]
+
+
+def test_a_round_with_too_few_updates_is_repeated(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=2, retries=1)
+    attempts = [[an_answer("a", 0.6)], [an_answer("a", 0.6), an_answer("b", 0.8)]]
+    federation = Federation(attempts, sites="ab", min_sites=2, retries=1)
+    kept, exchange = federation._train(run, a_model())
+    federation._log_round(run.log, 0, kept, exchange)
+    assert updates(run) == [("a", "unused"), ("b", "late"), ("a", "accepted"), ("b", "accepted")]
+    assert exchange.accepted == 2
+
+
+def test_a_refused_update_does_not_count_towards_the_quorum(tmp_path: Path) -> None:
+    broken = {"head.output.bias": torch.full((14,), torch.nan)}
+    answers = [an_answer("a", 0.6), an_answer("b", 0.9, params=broken)]
+    federation = Federation([answers], sites="ab", min_sites=2, retries=0)
+    with pytest.raises(RunFailed, match=r"round 1: 1 usable updates in each of 1 attempts"):
+        federation._train(a_run(tmp_path, min_sites=2, retries=0), a_model())
+
+
+def test_without_a_quorum_every_site_is_needed_but_a_refused_update_is_an_answer(tmp_path: Path) -> None:
+    broken = {"head.output.bias": torch.full((14,), torch.nan)}
+    answers = [an_answer("a", 0.6), an_answer("b", 0.9, params=broken)]
+    assert Federation([answers], sites="ab")._train(a_run(tmp_path), a_model())[1].accepted == 1
+    with pytest.raises(RunFailed, match=r"every site is needed .*: b late"):
+        Federation([answers[:1]], sites="ab", retries=0)._train(a_run(tmp_path, retries=0), a_model())
+
+
+def test_rounds_are_compared_over_the_sites_that_scored_both() -> None:
+    # b is the hard site: without it the second round looks better (0.8 against 0.7) though a alone got worse.
+    first, without_b = Score({"a": 0.85, "b": 0.55}), Score({"a": 0.8})
+    assert without_b.mean > first.mean  # type: ignore[operator]
+    assert not without_b.beats(first)
+    assert Score({"a": 0.86}).beats(first)
+    assert not Score({"c": 0.99}).beats(first)

@@ -1,0 +1,80 @@
+"""What a site keeps on its own disk between rounds, so that a trainer started anew for every task loses nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nc_medfl.data.store import write_atomic
+from nc_medfl.errors import UserError
+
+_KEPT_DAYS = 30
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class SiteState:
+    """A folder of one federation's state at one site.
+
+    A state is kept under the round that it comes after, and the two newest are kept: a round that is repeated, or done
+    again after the server was restarted, starts from the state it started from before.
+
+    Args:
+        root: the site's state folder.
+        run_id: the federation's, as the server tells it.
+
+    Raises:
+        UserError: if that is no such thing; it becomes the name of a folder here.
+    """
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        if not _RUN_ID.fullmatch(run_id):
+            raise UserError("the server's run id is not 32 hexadecimal digits. Update nc_medfl at the server.")
+        self.folder = root / run_id
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for other in root.iterdir():
+            if _RUN_ID.fullmatch(other.name) and time.time() - other.stat().st_mtime > _KEPT_DAYS * 86400:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def save_optimizer(self, round_number: int, state: dict[str, Any]) -> None:
+        """Keep an optimiser's state after a round of training.
+
+        Raises:
+            OSError: if the disk is full; what was there is still there.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self._path(round_number), buffer.getvalue())
+        for number in sorted(self._rounds(), reverse=True)[2:]:
+            self._path(number).unlink(missing_ok=True)
+
+    def load_optimizer(self, round_number: int) -> dict[str, Any] | None:
+        """The state to start a round with: of the last round before it that this site trained in, or None.
+
+        Raises:
+            UserError: if the file can't be read.
+        """
+        earlier = [number for number in self._rounds() if number < round_number]
+        if not earlier:
+            return None
+        path = self._path(max(earlier))
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is not one of its own
+            raise UserError(f"{path}: damaged. Remove it, and this site starts with fresh moments.") from error
+        return state
+
+    def forget(self) -> None:
+        """Remove everything: the federation has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, round_number: int) -> Path:
+        return self.folder / f"optimizer-{round_number}.pt"
+
+    def _rounds(self) -> list[int]:
+        return [int(path.stem.partition("-")[2]) for path in self.folder.glob("optimizer-*.pt")]
