@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.policy import Refusal
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
 
@@ -59,7 +61,7 @@ class TrainerDied(Exception):
 def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any."""
     state = SiteState(state_root, run_id) if settings.training.keep_optimizer else None
-    return SiteWorker(settings, config, state)
+    return SiteWorker(settings, config, state, run_id)
 
 
 def do_task(worker: SiteWorker, task: Task) -> Answer:
@@ -71,20 +73,27 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
             keys.N_SAMPLES: update.n_samples,
             keys.LOSSES: json.dumps(update.losses),
             keys.ROWS: json.dumps(update.before.rows),
-            **_statistics_meta(update.before.statistics),
+            keys.PRIVACY: json.dumps(worker.guard.report()),
+            **_statistics_meta(update.before.statistics, worker),
         }
         return Answer(update.params, meta)
     if task.name == keys.TASK_VALIDATE:
         check = worker.validate(task.params)
-        meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
-        return Answer(None, {**meta, **_statistics_meta(check.statistics)})
+        meta = {
+            keys.FINGERPRINTS: dict(worker.fingerprints),
+            keys.ROWS: json.dumps(check.rows),
+            keys.PRIVACY: json.dumps(worker.guard.report()),
+        }
+        return Answer(None, {**meta, **_statistics_meta(check.statistics, worker)})
     rows = worker.evaluate(task.params)
     if worker.state:
         worker.state.forget()
     return Answer(None, {keys.ROWS: json.dumps(rows)})
 
 
-def _statistics_meta(statistics: SiteStatistics) -> dict[str, Any]:
+def _statistics_meta(statistics: SiteStatistics | None, worker: SiteWorker) -> dict[str, Any]:
+    if statistics is None:  # as a site does that withholds every class
+        return {keys.COUNTS: np.full((2, len(worker.vocabulary)), np.nan)}
     meta: dict[str, Any] = {keys.COUNTS: statistics.counts}
     if statistics.feature_sums is not None:
         meta[keys.FEATURE_SUMS] = statistics.feature_sums
@@ -95,6 +104,8 @@ def in_few_words(error: Exception) -> str:
     """Why a task failed, in words that may leave the site: no message of an error, which could name a path."""
     if isinstance(error, TrainerDied):
         return str(error)
+    if isinstance(error, Refusal):
+        return error.category
     if isinstance(error, UserError):
         return "something to mend at the site; see its log"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
