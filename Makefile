@@ -42,6 +42,9 @@ fuzz: setup
 bench: setup
 	mkdir -p build
 	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
+	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
+	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
+	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

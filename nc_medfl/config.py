@@ -87,7 +87,7 @@ class PrivacySettings(Settings):
     dp_sgd: PrivateTraining | None = None
     delta: float = Field(default=1e-5, gt=0, lt=1)
     max_epsilon: float | None = Field(default=None, gt=0)
-    allowed_methods: tuple[Literal["fednca", "fedavg"], ...] | None = None
+    allowed_methods: tuple[Literal["fednca", "fedavg", "fedprox", "scaffold"], ...] | None = None
     allowed_jobs: tuple[str, ...] | None = None
     audit: Path | None = None
 
@@ -179,6 +179,16 @@ class LossSettings(Settings):
     contrast: Literal["cross_entropy", "cosine"] = "cross_entropy"
 
 
+class FedProxSettings(Settings):
+    """Of the method ``fedprox`` alone.
+
+    Attributes:
+        mu: how strongly local training is pulled towards the global model; 0 is FedAvg.
+    """
+
+    mu: float = Field(default=0.01, ge=0)
+
+
 class TrainingSettings(Settings):
     """Local training in one round (METHOD section 5).
 
@@ -186,12 +196,14 @@ class TrainingSettings(Settings):
         amp: mixed precision (float16 on a GPU with loss scaling, bfloat16 on a CPU).
         normalisation: ``imagenet`` subtracts ImageNet's statistics, ``unit`` leaves images in [0, 1];
             ``auto`` takes ``imagenet`` where ``network.init_weights`` is given.
-        keep_optimizer: each site keeps AdamW's moments on its own disk from one round to the next; else every
+        optimizer: ``adamw``, or ``sgd`` (plain, without momentum; ``betas`` and ``eps`` have no effect then).
+        keep_optimizer: each site keeps the optimiser's moments on its own disk from one round to the next; else every
             round starts with fresh ones.
     """
 
     local_epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=32, ge=2)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
@@ -204,18 +216,39 @@ class TrainingSettings(Settings):
 
 
 class AggregationSettings(Settings):
-    """How the server combines updates.
+    """How the server combines updates, and which it refuses (docs/reference/updates.md).
 
     Attributes:
         weighting: ``uniform`` counts every site the same, ``samples`` by training images,
             ``class_aware`` as ``samples`` for shared parameters and by positives of the class for
             parameters that belong to a class.
         min_positives: classes with fewer positives over the federation are left out of the collapse metrics.
+        robust: ``none`` is the weighted mean. ``median`` and ``trimmed_mean`` go number by number with one vote a
+            site; ``norm_clip`` is the weighted mean of updates cut to the median length.
+        trim_fraction: of ``trimmed_mean``: the share of sites left out at either end.
+        norm_policy: what becomes of an update that is more than ``max_norm_ratio`` times as long as the median:
+            ``refuse``, ``clip`` (cut to that length) or ``off``.
+        max_norm_ratio: see there. Honest sites differ too: one with many more images takes many more steps.
+        max_samples: a site that claims more training images is refused.
+        preparation: hash of the preparation settings that every site must have (``settings_hash`` in
+            ``prepare.json``); None takes that of most sites in the first round.
+        allow_other_preparation: take updates of sites that prepared their images otherwise.
+        allow_other_version: take updates of sites with another version of this package.
+        allow_changing_counts: take updates of a site whose counts differ from its earlier rounds.
         encryption: ``none``. ``he`` (homomorphic) is refused, with the reason.
     """
 
     weighting: Literal["uniform", "samples", "class_aware"] = "uniform"
     min_positives: int = Field(default=5, ge=1)
+    robust: Literal["none", "median", "trimmed_mean", "norm_clip"] = "none"
+    trim_fraction: float = Field(default=0.2, ge=0, lt=0.5)
+    norm_policy: Literal["off", "refuse", "clip"] = "refuse"
+    max_norm_ratio: float = Field(default=30.0, ge=1)
+    max_samples: int = Field(default=500_000, ge=1)
+    preparation: str | None = None
+    allow_other_preparation: bool = False
+    allow_other_version: bool = False
+    allow_changing_counts: bool = False
     encryption: Literal["none", "he"] = "none"
 
     @field_validator("encryption")
@@ -279,21 +312,33 @@ class JobSettings(Settings):
 
     Attributes:
         name: of the run, in reports and folders.
-        method: ``fednca`` or ``fedavg``.
+        kind: ``train``, or a job without training: ``label_statistics`` (counts of labels at every site) or
+            ``evaluate`` (``model`` tested at every site).
+        method: ``fednca``, ``fedavg``, ``fedprox`` or ``scaffold``.
         vocabulary: the findings; every site must be prepared for the same.
         rounds: of the federation.
         seed: of weights, shuffles and augmentation.
         image_size: side in pixels of what the network sees; None for 224 or the stored size, whichever is less.
+        transfer: type in which floating-point numbers of the model travel, both ways. The server's and the sites'
+            own models are float32 always.
+        model: of ``evaluate``: a run's model file on the *server's* disk.
+        tracking: where the server tells scores and losses as they come, besides its own tables: ``tensorboard``,
+            ``mlflow`` or nowhere.
     """
 
     name: SiteName = "fednca_cxr"
-    method: Literal["fednca", "fedavg"] = "fednca"
+    kind: Literal["train", "label_statistics", "evaluate"] = "train"
+    method: Literal["fednca", "fedavg", "fedprox", "scaffold"] = "fednca"
     vocabulary: str = "nih14"
     rounds: int = Field(default=100, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     image_size: int | None = Field(default=None, ge=32, le=1024)
+    transfer: Literal["float32", "float16", "bfloat16"] = "float32"
+    model: str | None = None
+    tracking: Literal["none", "tensorboard", "mlflow"] = "none"
     network: NetworkSettings = NetworkSettings()
     loss: LossSettings = LossSettings()
+    fedprox: FedProxSettings = FedProxSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     release: ReleaseSettings = ReleaseSettings()
@@ -312,12 +357,13 @@ class JobSettings(Settings):
         return value
 
     def for_sites(self) -> JobSettings:
-        """The same settings without the server's file path, and with ``auto`` choices that hung on it made."""
+        """The same settings without the server's file paths, and with ``auto`` choices that hung on it made."""
         normalisation = self.training.normalisation
         if normalisation == "auto":
             normalisation = "imagenet" if self.network.init_weights else "unit"
         return self.model_copy(
             update={
+                "model": None,
                 "network": self.network.model_copy(update={"init_weights": None}),
                 "training": self.training.model_copy(update={"normalisation": normalisation}),
             }

@@ -8,6 +8,7 @@ import pytest
 
 from nc_medfl.config import (
     JobSettings,
+    PrivacySettings,
     SiteConfig,
     load_job_settings,
     load_site_config,
@@ -84,7 +85,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) ->
         load_job_settings(path, [override])
 
 
-@pytest.mark.parametrize("job", ["fednca_cxr", "fedavg_cxr"])
+@pytest.mark.parametrize("job", ["fednca_cxr", "fedavg_cxr", "fedprox_cxr", "scaffold_cxr"])
 def test_job_yaml_lists_every_setting_with_its_default(job: str) -> None:
     import yaml
 
@@ -101,3 +102,10 @@ def test_sites_learn_no_path_of_the_server_and_the_normalisation_it_implies() ->
     assert with_weights.network.init_weights is None
     assert with_weights.training.normalisation == "imagenet"
     assert JobSettings().for_sites().training.normalisation == "unit"
+
+
+def test_the_reference_has_a_row_for_every_key_of_a_site() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "site.md").read_text(encoding="utf-8")
+    keys = [name for name in SiteConfig.model_fields if name != "privacy"]
+    keys += [f"privacy.{name}" for name in PrivacySettings.model_fields]
+    assert [key for key in keys if f"| `{key}` |" not in page] == []

@@ -32,6 +32,7 @@ def test_every_verb_the_readme_shows_is_there() -> None:
     from nc_medfl.cli.main import app
 
     verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance}
     shown = set(re.findall(r"nc-medfl ([a-z]+)", (REPOSITORY / "README.md").read_text(encoding="utf-8")))
     assert shown
     assert shown <= verbs

@@ -9,9 +9,9 @@ from nc_medfl.config import JobSettings
 
 def build_recipe(settings: JobSettings, *, min_clients: int) -> object:
     """The FLARE recipe of this job."""
-    from nc_medfl.federation.recipe import FedNCARecipe
+    from nc_medfl.federation.workflows.recipe import make_recipe
 
-    return FedNCARecipe(settings, min_clients=min_clients)
+    return make_recipe(settings, min_clients=min_clients)
 
 
 if __name__ == "__main__":

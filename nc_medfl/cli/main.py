@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nc_medfl import __version__
+from nc_medfl.cli.check import check
 from nc_medfl.cli.console import console
 from nc_medfl.cli.demo import demo
 from nc_medfl.cli.evaluate import evaluate
@@ -18,6 +19,7 @@ from nc_medfl.cli.partition import partition
 from nc_medfl.cli.prepare import prepare
 from nc_medfl.cli.report import report
 from nc_medfl.cli.run import run
+from nc_medfl.cli.site import site
 from nc_medfl.cli.withdraw import withdraw
 from nc_medfl.errors import NcMedflError
 
@@ -31,8 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _verb in (demo, labels, prepare, partition, run, evaluate, report, withdraw):
+for _verb in (demo, labels, prepare, partition, check, run, evaluate, report, withdraw):
     app.command()(_verb)
+app.add_typer(site)
 
 
 @app.callback(invoke_without_command=True)

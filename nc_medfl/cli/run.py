@@ -10,6 +10,7 @@ import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
 from nc_medfl.cli.progress import show
+from nc_medfl.cli.run_question import run_question
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 
@@ -38,7 +39,7 @@ def run(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a federation, test the chosen model at every site, and write the report.
+    """Train a federation, test the chosen model at every site, and write the report; or ask the sites one thing.
 
     Example: `nc-medfl run jobs/fednca_cxr --env sim --sites sites --set rounds=3 --out runs/first`
     """
@@ -47,6 +48,11 @@ def run(
     if env != "sim":
         raise UserError(f"--env {env}: not known here. Use --env sim.")
     settings = read_job(job, overrides or [])
+    if settings.kind != "train":
+        if resume:
+            raise UserError("--resume: a job without training has no round to go on from. Leave it out.")
+        run_question(settings, sites, out, job_folder=job, threads=threads, as_json=as_json)
+        return
     run_simulation(settings, sites, out, job_folder=job, threads=threads, resume=resume, as_json=as_json)
 
 

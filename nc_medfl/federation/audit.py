@@ -117,8 +117,6 @@ def _described(name: str, value: Any) -> tuple[int, Any]:
         return len(text.encode()), {"rows": len(json.loads(text))}
     if name == keys.LOSSES:
         return len(text.encode()), {"losses": sorted(json.loads(text))}
-    if name == keys.PRIVACY:
-        return len(text.encode()), json.loads(text)
     return len(text.encode()), value
 
 

@@ -2,8 +2,10 @@
 
 Shared parameters are averaged by a weight of the site. Parameters that belong to a class (biases, learned
 queries, heads) can instead be averaged by that class's positives at each site, so a site that never saw a
-class has no say in its row. Averages are taken in float64, in the order of site names, so that the result
-does not depend on who answered first.
+class has no say in its row. Sums are taken in float64, in the order of site names.
+
+These functions hold all updates at once and are the reference. The server adds updates up as they arrive
+(:mod:`nc_medfl.federation.streaming`), with the same result.
 """
 
 from __future__ import annotations
@@ -36,36 +38,43 @@ class SiteUpdate:
 
 
 def site_weights(updates: Sequence[SiteUpdate], weighting: str) -> Floats:
-    """Weights of the sites for shared parameters, ``[S]``, summing to one.
+    """Weights of the sites for shared parameters, ``[S]``: whole numbers, to be divided by their sum.
 
     Args:
         updates: of the accepted sites.
         weighting: ``uniform``, or ``samples`` and ``class_aware`` (both by training images).
     """
-    if weighting == "uniform":
-        raw = np.ones(len(updates))
-    else:
-        raw = np.array([u.n_samples for u in updates], dtype=np.float64)
-    weights: Floats = raw / raw.sum()
-    return weights
+    return np.array([1 if weighting == "uniform" else u.n_samples for u in updates], dtype=np.float64)
+
+
+def filled_positives(positives: Floats) -> Floats:
+    """Positives with a stand-in where a site withholds its count: the mean over the sites that tell.
+
+    Args:
+        positives: of each class at each site, ``[S, C]``; NaN where withheld.
+
+    Returns:
+        ``[S, C]``; a class whose count every site withholds has 1 at each.
+    """
+    told = ~np.isnan(positives)
+    known = np.where(told, positives, 0.0)
+    n_told = told.sum(axis=0)
+    mean = np.divide(known.sum(axis=0), n_told, out=np.ones(positives.shape[1]), where=n_told > 0)
+    filled: Floats = np.where(told, positives, mean)
+    return filled
 
 
 def class_weights(positives: Floats) -> Floats:
     """Weights of the sites for each class's own parameters.
 
     Args:
-        positives: of each class at each site, ``[S, C]``; NaN where a site withholds its count, which
-            then stands for the mean over the sites that tell.
+        positives: as for :func:`filled_positives`.
 
     Returns:
         ``[S, C]``; a column sums to one, or to zero where no site has a positive (such a class keeps its
         previous value). A class whose count every site withholds weighs all sites the same.
     """
-    told = ~np.isnan(positives)
-    known = np.where(told, positives, 0.0)
-    n_told = told.sum(axis=0)
-    mean = np.divide(known.sum(axis=0), n_told, out=np.ones(positives.shape[1]), where=n_told > 0)
-    filled = np.where(told, positives, mean)
+    filled = filled_positives(positives)
     total = filled.sum(axis=0)
     weights: Floats = np.divide(filled, total, out=np.zeros_like(filled), where=total > 0)
     return weights
@@ -93,14 +102,15 @@ def average(
     if not ordered:
         return dict(previous)
     shared = torch.from_numpy(site_weights(ordered, weighting))
-    by_class = torch.from_numpy(class_weights(np.stack([u.statistics.counts[0] for u in ordered])))
+    by_class = torch.from_numpy(filled_positives(np.stack([u.statistics.counts[0] for u in ordered])))
     out: dict[str, Tensor] = {}
     for name, old in previous.items():
         stacked = torch.stack([torch.as_tensor(u.params[name]).double() for u in ordered])
         if weighting == "class_aware" and name in class_axes:
             value = _average_by_class(stacked, old.double(), by_class, class_axes[name])
         else:
-            value = torch.tensordot(shared, stacked, dims=1)
+            # Divided last: whole weights times float32 values, and their sum, are exact in float64 as a rule.
+            value = torch.tensordot(shared, stacked, dims=1) / shared.sum()
         out[name] = (value if old.is_floating_point() else value.round()).to(old.dtype)
     return out
 
@@ -109,6 +119,6 @@ def _average_by_class(stacked: Tensor, old: Tensor, weights: Tensor, axis: int) 
     shape = [len(weights)] + [1] * (stacked.ndim - 1)
     shape[axis + 1] = weights.shape[1]
     spread = weights.reshape(shape)
-    mean = (stacked * spread).sum(dim=0)
-    seen = (spread.sum(dim=0) > 0).expand_as(mean)
-    return torch.where(seen, mean, old)
+    total = spread.sum(dim=0)
+    mean = (stacked * spread).sum(dim=0) / total
+    return torch.where((total > 0).expand_as(mean), mean, old)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nc_medfl.federation.exact import ExactSum
 from nc_medfl.metrics.collapse import ClassStatistics, collapse_metrics
 
 Floats = npt.NDArray[np.float64]
@@ -31,48 +32,68 @@ class SiteStatistics:
     feature_sums: Floats | None = None
 
 
-def coverage_rows(parts: Sequence[SiteStatistics], findings: Sequence[str]) -> list[Row]:
-    """How many sites have a positive of each finding, and how many positives there are in all."""
-    if not parts:
-        return []
-    positives = np.stack([part.counts[0] for part in parts])
-    withheld = np.isnan(positives).sum(axis=0)
-    rows = []
-    for index, finding in enumerate(findings):
-        reason = f"{withheld[index]} sites withhold their count" if withheld[index] else ""
-        rows.append(_row(finding, "n_sites", float((positives[:, index] > 0).sum()), reason))
-        rows.append(_row(finding, "n_positive", float(np.nansum(positives[:, index])), reason))
-    return rows
-
-
-def collapse_rows(
-    parts: Sequence[SiteStatistics], frame: Tensor | None, findings: Sequence[str], min_positives: int
-) -> list[Row]:
-    """NC1-NC3 over findings and NCpn for each, from the sums of all sites (METHOD 6).
+class StatisticsSums:
+    """The statistics of many sites, added up as they come; the sums do not depend on the order.
 
     Args:
-        parts: of the sites that answered.
-        frame: the shared simplex ``[C, D]``; None for a method without one, which has no rows.
-        findings: the vocabulary, in order.
-        min_positives: findings with fewer positives over all sites are left out.
+        n_classes: C.
     """
-    told = [(part.counts, part.feature_sums) for part in parts if part.feature_sums is not None]
-    if frame is None or not told:
-        return []
-    # A count without its sum, or a sum without its count, tells nothing of a class.
-    withheld = [np.isnan(count) | np.isnan(total).any(axis=-1) for count, total in told]
-    counts = np.sum([np.where(gap, 0.0, count) for gap, (count, _) in zip(withheld, told, strict=True)], axis=0)
-    sums = np.sum(
-        [np.where(gap[..., None], 0.0, total) for gap, (_, total) in zip(withheld, told, strict=True)], axis=0
-    )
-    stats = ClassStatistics(torch.from_numpy(counts), torch.from_numpy(sums))
-    result = collapse_metrics(stats, frame, min_positives=min_positives)
-    few = f"fewer than 2 findings have {min_positives} positives"
-    overall = ("nc1", "nc2_angle", "nc2_length", "nc3")
-    rows = [_undefined_to_none("all", name, float(getattr(result, name)), few) for name in overall]
-    for finding, value in zip(findings, result.ncpn.tolist(), strict=True):
-        rows.append(_undefined_to_none(finding, "ncpn", float(value), "too few positives or negatives"))
-    return rows
+
+    def __init__(self, n_classes: int) -> None:
+        self._n_sites = np.zeros(n_classes, dtype=np.int64)
+        self._n_withheld = np.zeros(n_classes, dtype=np.int64)
+        self._positives = ExactSum((n_classes,))
+        self._counts = ExactSum((2, n_classes))
+        self._sums: ExactSum | None = None
+        self.n_parts = 0
+
+    def add(self, part: SiteStatistics) -> None:
+        """Add one site's."""
+        positives = part.counts[0]
+        self._n_sites += positives > 0
+        self._n_withheld += np.isnan(positives)
+        self._positives.add(torch.from_numpy(np.nan_to_num(positives)))
+        self.n_parts += 1
+        if part.feature_sums is None:
+            return
+        if self._sums is None:
+            self._sums = ExactSum(part.feature_sums.shape)
+        # A count without its sum, or a sum without its count, tells nothing of a class.
+        gap = np.isnan(part.counts) | np.isnan(part.feature_sums).any(axis=-1)
+        self._counts.add(torch.from_numpy(np.where(gap, 0.0, part.counts)))
+        self._sums.add(torch.from_numpy(np.where(gap[..., None], 0.0, part.feature_sums)))
+
+    def coverage_rows(self, findings: Sequence[str]) -> list[Row]:
+        """How many sites have a positive of each finding, and how many positives there are in all."""
+        if not self.n_parts:
+            return []
+        positives = self._positives.value().tolist()
+        rows = []
+        for index, finding in enumerate(findings):
+            withheld = int(self._n_withheld[index])
+            reason = f"{withheld} sites withhold their count" if withheld else ""
+            rows.append(_row(finding, "n_sites", float(self._n_sites[index]), reason))
+            rows.append(_row(finding, "n_positive", float(positives[index]), reason))
+        return rows
+
+    def collapse_rows(self, frame: Tensor | None, findings: Sequence[str], min_positives: int) -> list[Row]:
+        """NC1-NC3 over findings and NCpn for each, from the sums of all sites (METHOD 6).
+
+        Args:
+            frame: the shared simplex ``[C, D]``; None for a method without one, which has no rows.
+            findings: the vocabulary, in order.
+            min_positives: findings with fewer positives over all sites are left out.
+        """
+        if frame is None or self._sums is None:
+            return []
+        stats = ClassStatistics(self._counts.value(), self._sums.value())
+        result = collapse_metrics(stats, frame, min_positives=min_positives)
+        few = f"fewer than 2 findings have {min_positives} positives"
+        overall = ("nc1", "nc2_angle", "nc2_length", "nc3")
+        rows = [_undefined_to_none("all", name, float(getattr(result, name)), few) for name in overall]
+        for finding, value in zip(findings, result.ncpn.tolist(), strict=True):
+            rows.append(_undefined_to_none(finding, "ncpn", float(value), "too few positives or negatives"))
+        return rows
 
 
 def _row(finding: str, metric: str, value: float | None, reason: str) -> Row:

@@ -50,13 +50,13 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
         fobs.register(TensorDecomposer)  # before the first task, which holds tensors
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Do one task: ``train``, ``validate`` or ``evaluate``."""
+        """Do one task: ``train``, ``validate``, ``evaluate`` or ``label_statistics``."""
         if task_name not in TASKS:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             model = FLModelUtils.from_shareable(shareable)
             run_id = str((model.meta or {}).get(keys.RUN_ID, ""))
-            task = Task(task_name, model.params, int(model.current_round or 0), run_id)
+            task = Task(task_name, model.params or {}, int(model.current_round or 0), run_id)
             answer = self._trainer_for(fl_ctx).do(task, lambda: bool(abort_signal.triggered))
             if self._audit:
                 self._audit.add("answered", task=task_name, round=task.round_number, **sent(answer, task.params))

@@ -35,6 +35,7 @@ from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, si
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
+from nc_medfl.federation.tracking import Tracker
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
 
@@ -94,12 +95,14 @@ class FederationController(WaitingController):
         store = RoundStore(state_folder(workspace, "server"), job, str(self.fl_ctx.get_job_id()))
         saved = store.find()
         log = RoundLog(results, saved.folder if saved else None)
+        if job.tracking != "none":
+            log.listener = Tracker(self)
         prints = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
         run = _Run(job, prints, log, store, saved.run_id if saved else uuid.uuid4().hex)
         if saved:
             run.best, run.finished = saved.best, saved.rounds
             model.params = saved.params()
-            for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if saved.best else [])):
+            for name in saved.files():
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
             self.info(f"going on after round {saved.rounds}")
@@ -157,16 +160,21 @@ class FederationController(WaitingController):
             except RefusedUpdate:
                 accepted = False
             answer.params = {}
+            answer.meta.pop(keys.FEATURE_SUMS, None)  # in the aggregator's sums by now
             if self._fits(answer):
                 answers.append(answer)
             return accepted
 
         exchange = self._ask_sites(keys.TASK_TRAIN, model, accept)
+        # Some can be judged beside the others only.
+        for row in self.aggregator.log:
+            if row["outcome"] == "refused":
+                exchange.answered[str(row["site"])] = False
         return sorted(answers, key=site_of), exchange
 
     def _fits(self, answer: FLModel) -> bool:
         try:
-            self.aggregator.check_fingerprints(answer.meta)
+            self.aggregator.read_report(answer.meta)
         except RefusedUpdate:
             return False
         return True
@@ -297,6 +305,14 @@ class FederationController(WaitingController):
                 self.warning(f"class statistics of {site_of(answer)} refused: {reason}")
         return parts
 
+    def _tested(self, run: _Run, answer: FLModel) -> list[Row]:
+        try:
+            rows: list[Row] = self.aggregator.read_test(answer.meta)
+        except RefusedUpdate as reason:
+            self.warning(f"final metrics of {site_of(answer)} refused: {reason}")
+            return _untested(run, site_of(answer), f"its metrics were refused: {reason}")
+        return rows
+
     def _evaluate(self, run: _Run, model: FLModel) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""
         if run.best is None:
@@ -306,10 +322,11 @@ class FederationController(WaitingController):
         chosen = torch.load(run.log.folder / keys.BEST_MODEL, weights_only=True)
         model.params = chosen["state_dict"]
         answers, exchange = self._ask(keys.TASK_EVALUATE, model)
-        rows = [row for answer in answers for row in json.loads(answer.meta[keys.ROWS])]
-        if not rows:
+        if not answers:
             raise RunFailed("no site answered the final test. The models are kept; resume the job to test again.")
-        rows += [row for site, (outcome, reason) in exchange.absent().items() for row in _untested(run, site, reason)]
+        rows = [row for answer in answers for row in self._tested(run, answer)]
+        for site, (_, reason) in exchange.absent().items():
+            rows += _untested(run, site, f"no final test: {reason}")
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
         write_json(
             run.log.folder / keys.SUMMARY,
@@ -323,7 +340,7 @@ def _untested(run: _Run, site: str, reason: str) -> list[Row]:
     about = {"run": run.job.name, "model": run.job.method, "site": site, "split": "test", "group": "all"}
     row = {"metric": "auc", "value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
     findings = (*load_vocabulary(run.job.vocabulary).findings, "macro", "micro")
-    return [{**about, "finding": name, **row, "reason": f"no final test: {reason}"} for name in findings]
+    return [{**about, "finding": name, **row, "reason": reason} for name in findings]
 
 
 def _too_few(run: _Run, number: int, attempts: int, exchange: Exchange) -> str:

@@ -159,7 +159,7 @@ def _reason(result: Shareable, code: str) -> str:
     told = result.get_header(keys.FAILURE)
     if not isinstance(told, str) or not told:
         return code
-    return re.sub(r"[^\w ().,-]", "", told)[:120]
+    return re.sub(r"[^\w ().,;-]", "", told)[:120]
 
 
 def site_of(answer: FLModel) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nc_medfl.config import JobSettings, load_job_settings
 from nc_medfl.errors import UserError
+from nc_medfl.federation.tracking import check_tracking
 
 RecipeBuilder = Callable[..., Any]
 
@@ -24,6 +25,7 @@ def read_job(folder: str | Path, overrides: Sequence[str] = ()) -> JobSettings:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no {name}, so not a job. Give a folder such as jobs/fednca_cxr.")
     settings = load_job_settings(folder / "job.yaml", overrides)
+    check_tracking(settings)
     weights = settings.network.init_weights
     if weights is None:
         return settings
@@ -35,9 +37,9 @@ def read_job(folder: str | Path, overrides: Sequence[str] = ()) -> JobSettings:
 def recipe_builder(folder: str | Path | None) -> RecipeBuilder:
     """The ``build_recipe(settings, *, min_clients)`` of a job folder, or the package's own for None."""
     if folder is None:
-        from nc_medfl.federation.recipe import FedNCARecipe
+        from nc_medfl.federation.workflows.recipe import make_recipe
 
-        return FedNCARecipe
+        return make_recipe
     path = Path(folder) / "job.py"
     spec = importlib.util.spec_from_file_location("nc_medfl_job", path)
     if spec is None or spec.loader is None:

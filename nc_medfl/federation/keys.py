@@ -5,6 +5,7 @@ from __future__ import annotations
 TASK_TRAIN = "train"
 TASK_VALIDATE = "validate"
 TASK_EVALUATE = "evaluate"
+TASK_LABELS = "label_statistics"
 
 # Keys in the meta of an update. Values are numbers, texts of numbers (JSON) or numpy arrays.
 FINGERPRINTS = "nc_medfl.fingerprints"
@@ -13,11 +14,14 @@ FEATURE_SUMS = "nc_medfl.feature_sums"
 N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
+#: A mapping: what the site protects, and at which epsilon (``Guard.report``).
 PRIVACY = "nc_medfl.privacy"
 #: In the meta of a model that is sent: which federation it is of, so that a site finds its own state again.
 RUN_ID = "nc_medfl.run_id"
 #: In the header of a failed answer: a few words of why.
 FAILURE = "nc_medfl.failure"
+#: Written by the server itself: bytes of an update's numbers as they came.
+BYTES = "nc_medfl.bytes"
 
 # Files that the server leaves in its run folder, and the command collects.
 RESULTS_FOLDER = "nc_medfl"
@@ -29,6 +33,9 @@ SITE_METRICS = "site_metrics.json"
 PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
+CONTROLS = "scaffold_controls.pt"
+TENSORBOARD = "tensorboard"
+MLRUNS = "mlruns"
 SUMMARY = "summary.json"
 
 #: The file in the results folder in which the server says why it ended the job.

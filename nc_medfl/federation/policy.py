@@ -15,7 +15,7 @@ JOB = "refused by the site: it does not take part in this job"
 METHOD = "refused by the site: it does not train this method"
 COHORT = "refused by the site: too small a cohort"
 STATISTICS = "refused by the site: the job asks for class statistics that it withholds"
-TRAINING = "refused by the site: the job does not allow the private training that it demands"
+TRAINING = "refused by the site: the job does not allow the protection that it demands"
 BUDGET = "refused by the site: its privacy budget is spent"
 CATEGORIES = (UNKNOWN_SETTINGS, JOB, METHOD, COHORT, STATISTICS, TRAINING, BUDGET)
 
@@ -40,8 +40,8 @@ def check_job(settings: JobSettings, config: SiteConfig, store: Store) -> None:
     _check_who(settings, config)
     _check_cohort(config, store)
     _check_statistics(settings, config)
-    if config.privacy.dp_sgd:
-        _check_private_training(settings, config)
+    if settings.kind == "train":
+        _check_training(settings, config)
 
 
 def _check_who(settings: JobSettings, config: SiteConfig) -> None:
@@ -70,6 +70,11 @@ def _check_cohort(config: SiteConfig, store: Store) -> None:
 
 def _check_statistics(settings: JobSettings, config: SiteConfig) -> None:
     privacy, asked = config.privacy, settings.release
+    if settings.kind == "label_statistics":
+        # Exact counts beside noised ones would take the noise off again.
+        if not privacy.allow_class_statistics or privacy.protects_model or privacy.protects_statistics:
+            _refuse(config, STATISTICS, "it asks for exact label counts, which privacy forbids or noises")
+        return
     if asked.class_statistics == "none":
         return
     if asked.class_statistics == "required" and not privacy.allow_class_statistics:
@@ -81,9 +86,15 @@ def _check_statistics(settings: JobSettings, config: SiteConfig) -> None:
         _refuse(config, STATISTICS, f"release.min_positives is {asked.min_positives}, privacy.min_positives {own}")
 
 
-def _check_private_training(settings: JobSettings, config: SiteConfig) -> None:
+def _check_training(settings: JobSettings, config: SiteConfig) -> None:
+    from nc_medfl.training.methods import get_method
     from nc_medfl.training.private import obstacles
 
+    if config.privacy.update_clip is not None and get_method(settings.method).has_memory:
+        why = f"privacy.update_clip bounds the model, and {settings.method} sends more beside it"
+        _refuse(config, TRAINING, why)
+    if not config.privacy.dp_sgd:
+        return
     found = obstacles(settings)
     if found:
         _refuse(config, TRAINING, f"privacy.dp_sgd can't be done with this job; it needs {' and '.join(found)}")

@@ -6,7 +6,6 @@ draw the noise again can take it off. A site that adds noise is therefore not re
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 from collections.abc import Mapping
@@ -212,18 +211,14 @@ class Guard:
         return told
 
 
-def privacy_rows(site: str, text: Any) -> list[dict[str, Any]]:
+def privacy_rows(site: str, told: Any) -> list[dict[str, Any]]:
     """A site's report as rows of ``privacy.csv``.
 
     Args:
         site: that sent it.
-        text: JSON of :meth:`Guard.report`, as received: what is no such thing is left out.
+        told: what :meth:`Guard.report` gave there, as received: what is no such thing is left out.
     """
-    try:
-        told = json.loads(text)
-    except (TypeError, ValueError):
-        return []
-    if not isinstance(told, dict):
+    if not isinstance(told, Mapping):
         return []
     known = (
         "update_clip",

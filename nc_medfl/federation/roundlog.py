@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class RoundLog:
 
     def __init__(self, folder: Path, saved: Path | None = None) -> None:
         self.folder = folder
+        #: Told of every row that is written: the table, the round, the rows.
+        self.listener: Callable[[str, int, Sequence[Mapping[str, Any]]], None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._columns = {
             keys.ROUNDS_CSV: ROUND_COLUMNS,
@@ -44,12 +46,14 @@ class RoundLog:
 
     def add(self, table: str, round_number: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows of one round to ``rounds.csv``, ``collapse.csv``, ``updates.csv`` or ``privacy.csv``."""
-        columns = self._columns[table]
+        columns, rows = self._columns[table], list(rows)
         with (self.folder / table).open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             for row in rows:
                 full = {"round": round_number, **row}
                 writer.writerow([_text(full.get(column)) for column in columns])
+        if self.listener:
+            self.listener(table, round_number, rows)
 
     def progress(self, **event: Any) -> None:
         """Append one event for whoever watches the run."""

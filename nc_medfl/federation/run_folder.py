@@ -108,6 +108,7 @@ def start_run(
     run: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": settings.name,
+        "kind": settings.kind,
         "method": settings.method,
         "env": env,
         "settings": settings.for_sites().model_dump(mode="json"),
@@ -127,7 +128,8 @@ def start_run(
         "outcome": "running",
     }
     write_json(out / RUN_JSON, run)
-    write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
+    if settings.kind != "label_statistics":  # whose sites withhold small counts
+        write_table(out / LABEL_STATISTICS, label_statistics_rows(stores))
     return run
 
 
@@ -150,6 +152,9 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     """
     for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV, *_MODELS):
         shutil.copyfile(results / name, out / name)
+    for name in (keys.TENSORBOARD, keys.MLRUNS):
+        if (results / name).is_dir():
+            shutil.copytree(results / name, out / name, dirs_exist_ok=True)
     summary = json.loads((results / keys.SUMMARY).read_text(encoding="utf-8"))
     run["best_round"] = summary["best_round"]
     run["fingerprints"] |= summary["fingerprints"]

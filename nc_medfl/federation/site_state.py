@@ -6,10 +6,12 @@ import io
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
@@ -47,11 +49,7 @@ class SiteState:
         Raises:
             OSError: if the disk is full; what was there is still there.
         """
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self._path(round_number), buffer.getvalue())
-        for number in sorted(self._rounds(), reverse=True)[2:]:
-            self._path(number).unlink(missing_ok=True)
+        self._save("optimizer", round_number, state)
 
     def load_optimizer(self, round_number: int) -> dict[str, Any] | None:
         """The state to start a round with: of the last round before it that this site trained in, or None.
@@ -59,22 +57,48 @@ class SiteState:
         Raises:
             UserError: if the file can't be read.
         """
-        earlier = [number for number in self._rounds() if number < round_number]
-        if not earlier:
-            return None
-        path = self._path(max(earlier))
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a file that is not one of its own
-            raise UserError(f"{path}: damaged. Remove it, and this site starts with fresh moments.") from error
-        return state
+        return self._load("optimizer", round_number)
+
+    def save_memory(self, round_number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a method's own tensors after a round of training.
+
+        Raises:
+            OSError: if the disk is full; what was there is still there.
+        """
+        self._save("memory", round_number, {name: value.detach().cpu() for name, value in tensors.items()})
+
+    def load_memory(self, round_number: int) -> dict[str, Tensor]:
+        """A method's own tensors to start a round with; none if this site has not trained before it.
+
+        Raises:
+            UserError: if the file can't be read.
+        """
+        return self._load("memory", round_number) or {}
 
     def forget(self) -> None:
         """Remove everything: the federation has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, round_number: int) -> Path:
-        return self.folder / f"optimizer-{round_number}.pt"
+    def _save(self, kind: str, round_number: int, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self._path(kind, round_number), buffer.getvalue())
+        for number in sorted(self._rounds(kind), reverse=True)[2:]:
+            self._path(kind, number).unlink(missing_ok=True)
 
-    def _rounds(self) -> list[int]:
-        return [int(path.stem.partition("-")[2]) for path in self.folder.glob("optimizer-*.pt")]
+    def _load(self, kind: str, round_number: int) -> dict[str, Any] | None:
+        earlier = [number for number in self._rounds(kind) if number < round_number]
+        if not earlier:
+            return None
+        path = self._path(kind, max(earlier))
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is not one of its own
+            raise UserError(f"{path}: damaged. Remove it, and this site starts with a fresh one.") from error
+        return state
+
+    def _path(self, kind: str, round_number: int) -> Path:
+        return self.folder / f"{kind}-{round_number}.pt"
+
+    def _rounds(self, kind: str) -> list[int]:
+        return [int(path.stem.partition("-")[2]) for path in self.folder.glob(f"{kind}-*.pt")]

@@ -28,6 +28,8 @@ from nc_medfl.federation.choice import Chosen, Score
 STATE_JSON = "state.json"
 _SCHEMA = 1
 _TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV)
+#: Kept where a method makes them.
+_OPTIONAL = (keys.CONTROLS,)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class SavedRound:
     rounds: int
     best: Chosen | None
     run_id: str
+
+    def files(self) -> list[str]:
+        """Names of the models, and of what else a method keeps."""
+        return [name for name in (keys.LAST_MODEL, keys.BEST_MODEL, *_OPTIONAL) if (self.folder / name).is_file()]
 
     def params(self) -> dict[str, Tensor]:
         """The global model's parameters and buffers."""
@@ -122,7 +128,8 @@ class RoundStore:
         new.mkdir(parents=True)
         for name in _TABLES:
             shutil.copyfile(results / name, new / name)
-        for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if best else [])):
+        optional = [name for name in _OPTIONAL if (results / name).is_file()]
+        for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if best else []), *optional):
             link_or_copy(results / name, new / name)
         content: dict[str, Any] = {
             "schema_version": _SCHEMA,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +16,13 @@ from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
+from nc_medfl.federation.label_counts import site_counts
 from nc_medfl.federation.policy import Refusal
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.training.methods import get_method, join_extras
 
-TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE)
+TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE, keys.TASK_LABELS)
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Task:
     """Something for a site to do.
 
     Attributes:
-        name: ``train``, ``validate`` or ``evaluate``.
-        params: the global model's parameters and buffers.
+        name: ``train``, ``validate``, ``evaluate`` or ``label_statistics``.
+        params: the global model's parameters and buffers, if the task is about one.
         round_number: 0 for the first.
         run_id: of the federation.
     """
@@ -60,7 +61,8 @@ class TrainerDied(Exception):
 
 def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any."""
-    state = SiteState(state_root, run_id) if settings.training.keep_optimizer else None
+    keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
+    state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
     return SiteWorker(settings, config, state, run_id)
 
 
@@ -73,27 +75,27 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
             keys.N_SAMPLES: update.n_samples,
             keys.LOSSES: json.dumps(update.losses),
             keys.ROWS: json.dumps(update.before.rows),
-            keys.PRIVACY: json.dumps(worker.guard.report()),
-            **_statistics_meta(update.before.statistics, worker),
+            keys.PRIVACY: worker.guard.report(),
+            **_statistics_meta(update.before.statistics),
         }
-        return Answer(update.params, meta)
+        return Answer(join_extras(update.params, update.extras), meta)
     if task.name == keys.TASK_VALIDATE:
         check = worker.validate(task.params)
         meta = {
             keys.FINGERPRINTS: dict(worker.fingerprints),
             keys.ROWS: json.dumps(check.rows),
-            keys.PRIVACY: json.dumps(worker.guard.report()),
+            keys.PRIVACY: worker.guard.report(),
         }
-        return Answer(None, {**meta, **_statistics_meta(check.statistics, worker)})
+        return Answer(None, {**meta, **_statistics_meta(check.statistics)})
+    if task.name == keys.TASK_LABELS:
+        return Answer(None, {keys.ROWS: json.dumps(site_counts(worker.store, worker.config.privacy.min_positives))})
     rows = worker.evaluate(task.params)
     if worker.state:
         worker.state.forget()
     return Answer(None, {keys.ROWS: json.dumps(rows)})
 
 
-def _statistics_meta(statistics: SiteStatistics | None, worker: SiteWorker) -> dict[str, Any]:
-    if statistics is None:  # as a site does that withholds every class
-        return {keys.COUNTS: np.full((2, len(worker.vocabulary)), np.nan)}
+def _statistics_meta(statistics: SiteStatistics) -> dict[str, Any]:
     meta: dict[str, Any] = {keys.COUNTS: statistics.counts}
     if statistics.feature_sums is not None:
         meta[keys.FEATURE_SUMS] = statistics.feature_sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from nc_medfl.metrics.classification import prepare_sample, reasons
 from nc_medfl.metrics.collapse import class_statistics
 from nc_medfl.training import parallel
 from nc_medfl.training.device import pick_device
-from nc_medfl.training.methods import get_method
+from nc_medfl.training.methods import LocalMemory, get_method, split_extras
 from nc_medfl.training.model import build_network, fingerprints
 from nc_medfl.training.trainer import TrainingResult, train_round
 
@@ -52,11 +52,11 @@ class GlobalModelCheck:
 
     Attributes:
         rows: its metrics on the validation split here.
-        statistics: sums of its class features over the training split here; None where the site sends none.
+        statistics: sums of its class features over the training split here; all NaN where it sends none.
     """
 
     rows: Rows
-    statistics: SiteStatistics | None
+    statistics: SiteStatistics
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,14 @@ class LocalUpdate:
         losses: means of the last local epoch.
         n_samples: training images.
         before: the check of the global model that the round started from.
+        extras: tensors of the method's that go to the server beside the model.
     """
 
     params: dict[str, Tensor]
     losses: dict[str, float]
     n_samples: int
     before: GlobalModelCheck
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class SiteWorker:
@@ -82,7 +84,8 @@ class SiteWorker:
     Args:
         settings: the job's.
         config: the site's own.
-        state: where the site keeps its optimiser between rounds; None where it keeps none.
+        state: where the site keeps its optimiser, and what else the method keeps, between rounds; None where it
+            keeps nothing.
         run_id: of the federation, for the account of what privacy was spent.
 
     Raises:
@@ -117,17 +120,20 @@ class SiteWorker:
         """Score the global model on the validation split, then train it here for one round.
 
         Args:
-            params: the global model's parameters and buffers.
+            params: the global model's parameters and buffers, and what the method sends beside them.
             round_number: 0 for the first.
         """
-        before = self.validate(params)
-        result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number)
+        model, received = split_extras(params)
+        before = self.validate(model)
+        result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         # A loss tells of the patients as the model does, and has no noise on it.
         losses = {} if self.config.privacy.protects_model else result.losses
-        return LocalUpdate(self.guard.update(trained, params), losses, result.n_samples, before)
+        sent = self.guard.update(trained, model)
+        return LocalUpdate(sent, losses, result.n_samples, before, result.memory.received)
 
-    def _train_plainly(self, round_number: int) -> TrainingResult:
+    def _train_plainly(self, round_number: int, received: Mapping[str, Tensor]) -> TrainingResult:
+        kept = self.state.load_memory(round_number) if self.state else {}
         result = train_round(
             self.network,
             lambda epoch: self._batches("train", training=True, epoch=epoch),
@@ -135,9 +141,10 @@ class SiteWorker:
             round_number=round_number,
             seed=self._seed,
             optimizer_state=self.state.load_optimizer(round_number) if self.state else None,
+            memory=LocalMemory(received, kept),
         )
-        if self.state and result.optimizer is not None and parallel.rank() == 0:
-            self.state.save_optimizer(round_number, result.optimizer)
+        if self.state and parallel.rank() == 0:
+            _keep(self.state, round_number, result)
         return result
 
     def _train_privately(self) -> TrainingResult:
@@ -236,15 +243,15 @@ class SiteWorker:
         return self._say_withheld([_auc_row(*column) for column in columns], hidden)
 
     @torch.inference_mode()
-    def _statistics(self) -> SiteStatistics | None:
+    def _statistics(self) -> SiteStatistics:
         """Counts from the labels; sums of the loaded model's features over the training split.
 
-        None where the site or the job wants none. A class with fewer positives than the site's
+        All NaN where the site or the job wants none. A class with fewer positives than the site's
         ``privacy.min_positives`` is withheld, and, where no noise hides it, any sum of a single patient's images.
         """
         privacy = self.config.privacy
         if not privacy.allow_class_statistics or self.settings.release.class_statistics == "none":
-            return None
+            return SiteStatistics(np.full((2, len(self.vocabulary)), np.nan))
         rows = self.store.positions("train")
         n_images = len(rows)
         if privacy.statistics_noise:
@@ -277,6 +284,14 @@ def _without(found: Predictions, hidden: npt.NDArray[np.bool_]) -> Predictions:
     labels = found.labels.copy()
     labels[:, hidden] = np.nan
     return Predictions(found.scores, labels, found.patients)
+
+
+def _keep(state: SiteState, round_number: int, result: TrainingResult) -> None:
+    """Put what the next round needs on the site's disk."""
+    if result.optimizer is not None:
+        state.save_optimizer(round_number, result.optimizer)
+    if result.memory.kept:
+        state.save_memory(round_number, result.memory.kept)
 
 
 def _of_one_patient(chosen: npt.NDArray[np.bool_], patients: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

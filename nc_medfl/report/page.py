@@ -30,7 +30,8 @@ def write_report(run_folder: Path) -> Path:
 
     Args:
         run_folder: with ``run.json`` and ``metrics.csv``; ``rounds.csv``, ``collapse.csv``, ``updates.csv``,
-            ``privacy.csv`` and ``label_statistics.csv`` are shown where they are, and named as absent where they are not.
+            ``privacy.csv`` and ``label_statistics.csv`` are shown where they are, and (all but
+            ``privacy.csv``) named as absent where they are not.
 
     Returns:
         The path of the page.

@@ -301,8 +301,8 @@ def collapse_table(collapse: pd.DataFrame, findings: Sequence[str], at_round: in
 
 
 def refused_table(updates: pd.DataFrame) -> Table:
-    """Updates that the server did not take, each with its reason."""
-    table = Table("updates-refused", "Updates that were refused or missing", ("Round", "Site", "Outcome", "Reason"))
+    """Updates that the server did not take or did not get, each with its reason."""
+    table = Table("updates-refused", "Updates that were not used, and why", ("Round", "Site", "Outcome", "Reason"))
     for row in updates[updates["outcome"] != "accepted"].to_dict("records"):
         number = str(int(row["round"]))
         table.rows.append([Cell(number, number), Cell(row["site"]), Cell(row["outcome"]), Cell(row["reason"])])

@@ -16,6 +16,8 @@ from nc_medfl.report.tables import ROUGH_BELOW, decimal
 METHODS = {
     "fednca": "FedNCA-ML (shared simplex frame, one feature per finding)",
     "fedavg": "plain baseline (FedAvg: pooled features, linear head)",
+    "fedprox": "FedProx (the plain baseline with a pull towards the global model)",
+    "scaffold": "SCAFFOLD (the plain baseline with control variates)",
 }
 
 
@@ -79,9 +81,7 @@ def _facts(data: RunTables) -> list[tuple[str, str, str]]:
         facts.append(("Test labels", f"{annotated:,}", f"known pairs of image and finding, {positive:,} positive"))
     if data.updates is not None:
         lost = int((data.updates["outcome"] != "accepted").sum())
-        facts.append(
-            ("Updates", f"{len(data.updates):,}", f"{lost} of them refused or missing" if lost else "all taken")
-        )
+        facts.append(("Updates", f"{len(data.updates):,}", f"{lost} of them not used" if lost else "all taken"))
     return facts
 
 
@@ -223,6 +223,6 @@ def update_sentence(updates: pd.DataFrame) -> str:
     """How many updates came, and how many were taken."""
     outcomes = updates["outcome"].value_counts()
     other = [f"{int(n)} {name}" for name, n in sorted(outcomes.items()) if name != "accepted"]
-    lost = ", ".join(other) if other else "none refused or missing"
+    lost = ", ".join(other) if other else "none refused, late or missing"
     accepted = int(outcomes.get("accepted", 0))
     return f"{len(updates):,} updates from {updates['site'].nunique()} sites: {accepted:,} accepted, {lost}."

@@ -53,6 +53,7 @@ def obstacles(settings: JobSettings) -> list[str]:
     """What a job would have to set so that DP-SGD can train it; empty where it can."""
     training = settings.training
     wanted = {
+        "method=fednca or fedavg": settings.method in ("fednca", "fedavg"),
         # Batch normalisation mixes the images of a batch.
         "network.norm=group": settings.network.norm == "group",
         "loss.lambda_rejection=0": settings.method != "fednca" or settings.loss.lambda_rejection == 0,

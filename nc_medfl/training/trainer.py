@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.training import parallel
-from nc_medfl.training.methods import get_method
+from nc_medfl.training.methods import LocalMemory, get_method
 
 Batch = dict[str, Tensor]
 #: Makes the batches of one epoch; the number given is unique over rounds and epochs, so shuffles differ.
@@ -27,12 +27,14 @@ class TrainingResult:
     Attributes:
         losses: mean of the total (``loss``) and of each part over images of the last epoch.
         n_samples: images trained on in an epoch.
-        optimizer: AdamW's state afterwards, where ``training.keep_optimizer`` asks for it.
+        optimizer: its state afterwards, where ``training.keep_optimizer`` asks for it.
+        memory: what the method sends with the update, and what it keeps at the site.
     """
 
     losses: dict[str, float]
     n_samples: int
     optimizer: dict[str, Any] | None = None
+    memory: LocalMemory = field(default_factory=LocalMemory)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -47,9 +49,11 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizer(network: nn.Module, settings: JobSettings) -> torch.optim.AdamW:
-    """AdamW as in the published experiments (METHOD 5)."""
+def make_optimizer(network: nn.Module, settings: JobSettings) -> torch.optim.Optimizer:
+    """AdamW as in the published experiments (METHOD 5), or plain SGD without momentum."""
     training = settings.training
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameter_groups(network, training.weight_decay), lr=training.lr)
     fused = next(network.parameters()).device.type == "cuda"
     return torch.optim.AdamW(
         parameter_groups(network, training.weight_decay),
@@ -77,6 +81,7 @@ def train_round(
     round_number: int,
     seed: int,
     optimizer_state: dict[str, Any] | None = None,
+    memory: LocalMemory | None = None,
 ) -> TrainingResult:
     """Train a network in place for the local epochs of one round.
 
@@ -86,7 +91,8 @@ def train_round(
         settings: the job's.
         round_number: 0 for the first; it goes into every seed, so no two rounds draw alike.
         seed: of this site.
-        optimizer_state: AdamW's after an earlier round, to go on with; None starts afresh.
+        optimizer_state: after an earlier round, to go on with; None starts afresh.
+        memory: of the method, for one that has any.
 
     Raises:
         UserError: if there is nothing to train on, or the loss is no longer finite.
@@ -97,6 +103,7 @@ def train_round(
     optimizer = make_optimizer(network, settings)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
+    rule = method.local_rule(network, settings, memory or LocalMemory())
     model = parallel.spread(network, device)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.training.amp and device.type == "cuda")
     model.train()
@@ -112,10 +119,16 @@ def train_round(
                     output = model(image)
                 total, parts = loss_of(parallel.whole(output, len(target)), target)
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(scaler.scale(total * parallel.loss_factor(len(target))))
+                objective = total * parallel.loss_factor(len(target))
+                # Every process has the whole of a penalty on the weights, so it is no share of a sum.
+                if (penalty := rule.penalty()) is not None:
+                    parts = {**parts, penalty[0]: penalty[1]}
+                    total, objective = total + penalty[1], objective + penalty[1]
+                torch.autograd.backward(scaler.scale(objective))
                 _clip(network, optimizer, scaler, settings.training.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
+                rule.after_step()
                 _add_up(sums, {"loss": total, **parts}, len(target))
                 n_samples += len(target)
     if n_samples == 0:
@@ -123,7 +136,8 @@ def train_round(
     losses = {name: float(value) / n_samples for name, value in sums.items()}
     if not all(torch.isfinite(torch.tensor(v)) for v in losses.values()):
         raise UserError("the training loss is not finite. Lower training.lr, or set training.clip_norm.")
-    return TrainingResult(losses, n_samples, optimizer.state_dict() if settings.training.keep_optimizer else None)
+    state = optimizer.state_dict() if settings.training.keep_optimizer else None
+    return TrainingResult(losses, n_samples, state, rule.finish())
 
 
 def _clip(

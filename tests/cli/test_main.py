@@ -10,7 +10,7 @@ import pytest
 
 from tests_support import REPOSITORY, tiny_site
 
-VERBS = ("demo", "prepare", "partition", "run", "evaluate", "report")
+VERBS = ("demo", "prepare", "partition", "check", "site init", "run", "evaluate", "report")
 
 
 def nc_medfl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def nc_medfl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example_and_json(verb: str) -> None:
-    done = nc_medfl(verb, "--help")
+    done = nc_medfl(*verb.split(), "--help")
     assert done.returncode == 0
     assert f"nc-medfl {verb}" in done.stdout
     assert "--json" in done.stdout

@@ -15,6 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 
+from nc_medfl import __version__
 from nc_medfl.config import FederationSettings, JobSettings, parse
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
@@ -79,7 +80,11 @@ def an_answer(site: str, auc: float | None, **changes: Any) -> FLModel:
     row = {"split": "val", "finding": "macro", "metric": "auc", "value": auc}
     meta = {
         "client_name": site,
-        keys.FINGERPRINTS: fingerprints(network, load_vocabulary("nih14")),
+        keys.FINGERPRINTS: {
+            **fingerprints(network, load_vocabulary("nih14")),
+            "package": __version__,
+            "preparation": "p" * 64,
+        },
         keys.N_SAMPLES: 10,
         keys.COUNTS: [[5.0] * 14, [5.0] * 14],
         keys.LOSSES: json.dumps({"loss": 1.0}),
@@ -187,3 +192,31 @@ def test_rounds_are_compared_over_the_sites_that_scored_both() -> None:
     assert not without_b.beats(first)
     assert Score({"a": 0.86}).beats(first)
     assert not Score({"c": 0.99}).beats(first)
+
+
+def a_test_result(site: str) -> FLModel:
+    row = {"site": site, "split": "test", "group": "all", "finding": "macro", "metric": "auc", "value": 0.75}
+    return FLModel(metrics={"answered": 1.0}, meta={"client_name": site, keys.ROWS: json.dumps([row])})
+
+
+def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=2, retries=1)
+    federation = Federation([[], [a_test_result("a")]], sites="ab", min_sites=2, retries=1)
+    federation._keep_if_best(run, Score({"a": 0.7}), 1, a_model().params)
+    federation._evaluate(run, a_model())
+    rows = json.loads((run.log.folder / keys.SITE_METRICS).read_text())["rows"]
+    assert (rows[0]["site"], rows[0]["value"]) == ("a", 0.75)
+    assert {row["site"] for row in rows[1:]} == {"b"}
+    assert [row["finding"] for row in rows[-2:]] == ["macro", "micro"]
+    assert all(row["value"] is None and row["reason"].startswith("no final test: it took") for row in rows[1:])
+    last = json.loads((run.log.folder / keys.PROGRESS).read_text().splitlines()[-1])
+    assert last["sites"] == {"a": "answered", "b": "late"}
+
+
+def test_no_final_test_at_all_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=1, retries=0)
+    federation = Federation([[]], sites="ab", min_sites=1, retries=0)
+    federation._keep_if_best(run, Score({"a": 0.7}), 1, a_model().params)
+    with pytest.raises(RunFailed, match="no site answered the final test"):
+        federation._evaluate(run, a_model())
+    assert not (run.log.folder / keys.SITE_METRICS).exists()

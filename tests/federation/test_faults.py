@@ -146,7 +146,7 @@ def sites_with_trainers(tmp_path: Path) -> Path:
 
 def test_a_killed_trainer_costs_its_update_and_a_hung_one_too(sites_with_trainers: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    quorum = ("rounds=4", "federation.min_sites=1", "federation.grace=6", "federation.round_timeout=60")
+    quorum = ("rounds=4", "federation.min_sites=1", "federation.grace=20", "federation.round_timeout=60")
 
     def trainer() -> list[psutil.Process]:
         return processes_of(out, "trainer_process", "/beta/")

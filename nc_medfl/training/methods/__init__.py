@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from nc_medfl.training.methods import fedavg, fednca
-from nc_medfl.training.methods.base import LossParts, Method
+from nc_medfl.training.methods import fedavg, fednca, fedprox, scaffold
+from nc_medfl.training.methods.base import LocalMemory, LossParts, Method, Tensors, join_extras, split_extras
 
-_METHODS: dict[str, Method] = {m.name: m for m in (fednca.METHOD, fedavg.METHOD)}
+_METHODS: dict[str, Method] = {m.name: m for m in (fednca.METHOD, fedavg.METHOD, fedprox.METHOD, scaffold.METHOD)}
 
 
 def get_method(name: str) -> Method:
-    """The method by its name in a job's settings (``fednca`` or ``fedavg``)."""
+    """The method by its name in a job's settings (``fednca``, ``fedavg``, ``fedprox`` or ``scaffold``)."""
     return _METHODS[name]
 
 
-__all__ = ["LossParts", "Method", "get_method"]
+__all__ = ["LocalMemory", "LossParts", "Method", "Tensors", "get_method", "join_extras", "split_extras"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -13,6 +13,54 @@ from nc_medfl.config import JobSettings
 #: Total first, then the parts by name; all scalars.
 LossParts: TypeAlias = "tuple[Tensor, Mapping[str, Tensor]]"
 LossFunction: TypeAlias = "Callable[[Any, Tensor], LossParts]"
+Tensors: TypeAlias = "Mapping[str, Tensor]"
+
+#: Tensors of a method that travel with a model and are no part of it have names that start so.
+EXTRA = "extra:"
+
+
+def split_extras(params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A message's model, and what travels beside it, the latter without :data:`EXTRA`."""
+    model = {name: value for name, value in params.items() if not name.startswith(EXTRA)}
+    return model, {name.removeprefix(EXTRA): value for name, value in params.items() if name.startswith(EXTRA)}
+
+
+def join_extras(model: Tensors, extras: Tensors) -> dict[str, Tensor]:
+    """A message of a model and what travels beside it; undone by :func:`split_extras`."""
+    return {**model, **{EXTRA + name: value for name, value in extras.items()}}
+
+
+@dataclass(frozen=True)
+class LocalMemory:
+    """What a method has besides the model when a round starts at a site.
+
+    Attributes:
+        received: tensors that came with the model.
+        kept: tensors of this site's own, after the last round that it trained in; empty at first.
+    """
+
+    received: Tensors = field(default_factory=dict)
+    kept: Tensors = field(default_factory=dict)
+
+
+class LocalRule:
+    """What a method adds to the steps of one round of local training; this one adds nothing."""
+
+    def penalty(self) -> tuple[str, Tensor] | None:
+        """A term for the loss of a step, under its name, or None."""
+        return None
+
+    def after_step(self) -> None:
+        """Called after each step of the optimiser."""
+
+    def finish(self) -> LocalMemory:
+        """What to send with the update (``received`` by the server) and what to keep; called once, at the end."""
+        return LocalMemory()
+
+
+def plain_rule(_network: nn.Module, _settings: JobSettings, _memory: LocalMemory) -> LocalRule:
+    """The rule of a method that adds nothing."""
+    return LocalRule()
 
 
 @dataclass(frozen=True)
@@ -26,6 +74,8 @@ class Method:
         network_args: the network's arguments, JSON values, from settings and number of findings.
         build_loss: the local loss of a network, a function of (its output, targets ``[B, C]``, NaN unknown).
         has_class_features: whether the output holds ``class_features``, so that collapse can be followed.
+        local_rule: what it adds to local training, made for one round while the network holds the global weights.
+        has_memory: whether each site keeps tensors of the method's on its disk, and tensors travel with the model.
     """
 
     name: str
@@ -34,3 +84,5 @@ class Method:
     network_args: Callable[[JobSettings, int], dict[str, Any]]
     build_loss: Callable[[nn.Module, JobSettings], LossFunction]
     has_class_features: bool
+    local_rule: Callable[[nn.Module, JobSettings, LocalMemory], LocalRule] = plain_rule
+    has_memory: bool = False

@@ -1,0 +1,105 @@
+"""The server's side of SCAFFOLD: its control variate, sent with the model and moved by the sites' answers.
+
+The arithmetic is that of :mod:`nc_medfl.federation.controls`. A change that is lost, with an update that came late,
+does no lasting harm: with option II the next round in which every site answers makes ``c`` the mean of that round's
+``c_i``, whatever it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.app_common.abstract.fl_model import FLModel
+from torch import Tensor
+
+from nc_medfl.data.store import write_atomic
+from nc_medfl.errors import RunFailed
+from nc_medfl.federation import keys
+from nc_medfl.federation.aggregator import NCAwareAggregator, RefusedUpdate
+from nc_medfl.federation.controller import FederationController
+from nc_medfl.federation.controls import first_controls, moved
+from nc_medfl.federation.exchange import Take
+from nc_medfl.training.methods import join_extras, split_extras
+from nc_medfl.training.model import build_network
+
+
+class ScaffoldAggregator(NCAwareAggregator):
+    """Averages models as any other method's, and keeps the server's control variate.
+
+    Attributes:
+        controls: the control variate by parameter, zeros at first.
+        n_sites: of the federation; the controller tells it.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.controls = first_controls(build_network(self._job))
+        self.n_sites = 1
+        self._changes: dict[str, dict[str, Tensor]] = {}
+
+    def aggregate_model(self) -> FLModel:
+        """The next global model; moves the control variate too."""
+        self.settle()
+        self.controls = moved(self.controls, self._changes, max(self.n_sites, len(self._changes)))
+        return super().aggregate_model()
+
+    def reset_stats(self) -> None:
+        """Forget the updates of the last round."""
+        super().reset_stats()
+        self._changes = {}
+
+    def _model_part(self, site: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        model, changes = split_extras(params)
+        self._changes[site] = self._checked_changes(changes)
+        return model
+
+    def _drop_part(self, site: str) -> None:
+        self._changes.pop(site, None)
+
+    def _checked_changes(self, changes: Mapping[str, Any]) -> dict[str, Tensor]:
+        if set(changes) != set(self.controls):
+            raise RefusedUpdate("its control variate is missing, or of other parameters")
+        tensors = {name: torch.as_tensor(value) for name, value in changes.items()}
+        for name, value in tensors.items():
+            if value.shape != self.controls[name].shape or not value.is_floating_point():
+                raise RefusedUpdate(f"its control variate of {name} has another shape or kind")
+            if not bool(torch.isfinite(value).all()):
+                raise RefusedUpdate(f"its control variate of {name} holds a NaN or an infinity")
+        return tensors
+
+
+class ScaffoldController(FederationController):
+    """The workflow of any other method, with the control variate sent along and kept on disk."""
+
+    def _begin(self, results: Path, model: FLModel) -> Any:
+        run = super()._begin(results, model)
+        if run.finished:
+            self.aggregator.controls = _read(results / keys.CONTROLS)
+        return run
+
+    def _round(self, run: Any, model: FLModel) -> FLModel:
+        model = super()._round(run, model)
+        buffer = io.BytesIO()
+        torch.save(self.aggregator.controls, buffer)
+        write_atomic(run.log.folder / keys.CONTROLS, buffer.getvalue())
+        return model
+
+    def _send(self, task: str, model: FLModel, targets: Collection[str], callback: Take) -> None:
+        if task == keys.TASK_TRAIN:
+            self.aggregator.n_sites = len(self.engine.get_clients())
+            model = copy.copy(model)
+            model.params = join_extras(model.params, self.aggregator.controls)
+        super()._send(task, model, targets, callback)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        controls: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not one of its own
+        raise RunFailed("the saved control variate of SCAFFOLD can't be read. Start the job afresh.") from error
+    return controls

@@ -1,0 +1,56 @@
+"""A given model, tested at every site: no training, and only numbers come back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+
+from nc_medfl.config import JobSettings
+from nc_medfl.data.store import write_json
+from nc_medfl.errors import UserError
+from nc_medfl.federation import keys
+from nc_medfl.federation.exchange import site_of
+from nc_medfl.federation.workflows.base import QuestionController
+from nc_medfl.labels import load_vocabulary
+from nc_medfl.training.model import build_network, fingerprints, load_model
+
+
+class EvaluateController(QuestionController):
+    """Sends the model of ``model: PATH``, on the server's disk, to every site for its final test."""
+
+    task = keys.TASK_EVALUATE
+
+    def question(self, job: JobSettings) -> FLModel:
+        """The model.
+
+        Raises:
+            UserError: if there is none, or the job's settings describe another network.
+        """
+        if job.model is None:
+            raise UserError("model: no model named. Set model to a run's model_best.pt, on the server's disk.")
+        network, _, content = load_model(Path(job.model))
+        expected = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
+        for name, value in expected.items():
+            if content["fingerprints"].get(name) != value:
+                raise UserError(
+                    f"model: the {name} of the server's file is not what the job's settings describe. "
+                    "Give the job the method, network and vocabulary that the model was trained with."
+                )
+        return FLModel(params_type=ParamsType.FULL, params=dict(network.state_dict()), meta={})
+
+    def take(self, job: JobSettings, answers: dict[str, FLModel], absent: dict[str, str], folder: Path) -> None:
+        """Write the sites' rows; a site without an answer has rows that say so."""
+        rows = [
+            {**row, "site": site_of(answer)}
+            for answer in answers.values()
+            for row in json.loads(answer.meta.get(keys.ROWS, "[]"))
+        ]
+        about = {"run": job.name, "model": job.method, "split": "test", "group": "all", "metric": "auc"}
+        empty = {"value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
+        for site, reason in absent.items():
+            names = (*load_vocabulary(job.vocabulary).findings, "macro", "micro")
+            untold = {**about, "site": site, **empty, "reason": f"no test: {reason}"}
+            rows += [{**untold, "finding": finding} for finding in names]
+        write_json(folder / keys.SITE_METRICS, {"rows": rows})
