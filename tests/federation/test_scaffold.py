@@ -10,6 +10,7 @@ import pytest
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel
 
+from nc_medfl import __version__
 from nc_medfl.config import JobSettings, parse
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
@@ -22,7 +23,7 @@ from nc_medfl.training.model import build_network, fingerprints, save_model
 
 SETTINGS = parse(JobSettings, {"method": "scaffold", "network": {"backbone": "small"}}, where="test").for_sites()
 NETWORK = build_network(SETTINGS)
-PRINTS = fingerprints(NETWORK, load_vocabulary("nih14"))
+PRINTS = {**fingerprints(NETWORK, load_vocabulary("nih14")), "package": __version__, "preparation": "tiny"}
 
 
 def an_aggregator(n_sites: int) -> ScaffoldAggregator:
