@@ -52,6 +52,8 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task: ``train``, ``validate``, ``evaluate`` or ``label_statistics``."""
         if task_name not in TASKS:
+            if self._audit:
+                self._audit.add("refused", task=task_name[:64], told="unknown task")
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             model = FLModelUtils.from_shareable(shareable)
@@ -88,6 +90,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
 
     def _allowed(self, config: SiteConfig, fl_ctx: FLContext) -> JobSettings:
         """The job's settings, once the site's policy has let it in; the audit trail tells of it either way."""
+        first = self._audit is None
         about = {"site": config.name, "job": str(fl_ctx.get_job_id())}
         self._audit = AuditTrail(audit_file(config.store, config.privacy.audit), about)
         meta = fl_ctx.get_prop(FLContextKey.JOB_META)
@@ -101,7 +104,8 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             settings.for_sites().model_dump(mode="json"),
             describe(config.privacy),
         )
-        self._audit.add("job", **told)
+        if first:  # a site that refuses is asked again every round
+            self._audit.add("job", **told)
         check_job(settings, config, store)
         return settings
 

@@ -10,13 +10,13 @@ from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 
 # The closed list of what a server learns of a refusal: no number, no path, no text of the site's settings.
-UNKNOWN_SETTINGS = "refused by the site: the job asks for something unknown"
-JOB = "refused by the site: it does not take part in this job"
-METHOD = "refused by the site: it does not train this method"
-COHORT = "refused by the site: too small a cohort"
-STATISTICS = "refused by the site: the job asks for class statistics that it withholds"
-TRAINING = "refused by the site: the job does not allow the protection that it demands"
-BUDGET = "refused by the site: its privacy budget is spent"
+UNKNOWN_SETTINGS = "refused by the site (the job asks for something unknown)"
+JOB = "refused by the site (it does not take part in this job)"
+METHOD = "refused by the site (it does not train this method)"
+COHORT = "refused by the site (too small a cohort)"
+STATISTICS = "refused by the site (the job asks for class statistics that it withholds)"
+TRAINING = "refused by the site (the job does not allow the protection that it demands)"
+BUDGET = "refused by the site (its privacy budget is spent)"
 CATEGORIES = (UNKNOWN_SETTINGS, JOB, METHOD, COHORT, STATISTICS, TRAINING, BUDGET)
 
 
