@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nc_medfl.errors import UserError
 
@@ -31,15 +31,88 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class StatisticsNoise(Settings):
+    """Gaussian noise on a site's class statistics, counts and feature sums together.
+
+    Attributes:
+        multiplier: standard deviation of the noise over the most that one patient can change the statistics.
+        images_per_patient: so many training images of a patient enter the statistics, which bounds that.
+    """
+
+    multiplier: float = Field(gt=0)
+    images_per_patient: int = Field(default=1, ge=1)
+
+
+class PrivateTraining(Settings):
+    """DP-SGD: the gradient of each patient is clipped, and noise is added to their sum.
+
+    Attributes:
+        multiplier: standard deviation of the noise over ``max_grad_norm``.
+        max_grad_norm: L2 norm to which a patient's gradient is clipped.
+    """
+
+    multiplier: float = Field(gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
 class PrivacySettings(Settings):
-    """What a site lets out of the house.
+    """What a site lets out of the house, and for whom it works. A job can't change any of it.
 
     Attributes:
         min_positives: statistics of a class with fewer positives than this in the training split are
             withheld (0: none are).
+        min_test_positives: so are the metrics of a finding with fewer positives than this in the split they are of.
+        min_patients: takes no part with fewer patients than this in the training split.
+        min_images: takes no part with fewer images than this in the training split.
+        allow_class_statistics: false sends neither counts nor feature sums of any class.
+        statistics_noise: noise on the class statistics.
+        update_clip: largest L2 norm of what training changes in the model; more is scaled down to it.
+        update_noise: standard deviation of noise on each number of the change, over ``update_clip``.
+        dp_sgd: train so that no patient shows in the model.
+        delta: of every (epsilon, delta) that is told; less than one over the number of patients.
+        max_epsilon: sends nothing more once this is spent on the training split, over all jobs.
+        allowed_methods: methods it trains (None: all).
+        allowed_jobs: names of jobs it takes part in, ``*`` for any text (None: all).
+        audit: file of the audit trail (None: ``site_private/audit.jsonl`` in the store).
     """
 
     min_positives: int = Field(default=0, ge=0)
+    min_test_positives: int = Field(default=0, ge=0)
+    min_patients: int = Field(default=0, ge=0)
+    min_images: int = Field(default=0, ge=0)
+    allow_class_statistics: bool = True
+    statistics_noise: StatisticsNoise | None = None
+    update_clip: float | None = Field(default=None, gt=0)
+    update_noise: float = Field(default=0.0, ge=0)
+    dp_sgd: PrivateTraining | None = None
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    max_epsilon: float | None = Field(default=None, gt=0)
+    allowed_methods: tuple[Literal["fednca", "fedavg", "fedprox", "scaffold"], ...] | None = None
+    allowed_jobs: tuple[str, ...] | None = None
+    audit: Path | None = None
+
+    @property
+    def protects_model(self) -> bool:
+        """Whether the model that is sent carries a guarantee."""
+        return self.dp_sgd is not None or self.update_noise > 0
+
+    @property
+    def protects_statistics(self) -> bool:
+        """Whether class statistics that are sent carry a guarantee."""
+        return self.statistics_noise is not None and self.allow_class_statistics
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> PrivacySettings:
+        if self.update_noise > 0 and self.update_clip is None:
+            raise ValueError("update_noise needs update_clip, which bounds what it hides")
+        if self.protects_model and self.allow_class_statistics and self.statistics_noise is None:
+            raise ValueError(
+                "with dp_sgd or update_noise the class statistics need noise too (statistics_noise), or must stay "
+                "(allow_class_statistics: false); else they tell what the noise hides"
+            )
+        if self.max_epsilon is not None and not (self.protects_model or self.protects_statistics):
+            raise ValueError("max_epsilon needs noise to count: statistics_noise, update_noise or dp_sgd")
+        return self
 
 
 class SiteConfig(Settings):
@@ -162,6 +235,7 @@ class AggregationSettings(Settings):
         allow_other_preparation: take updates of sites that prepared their images otherwise.
         allow_other_version: take updates of sites with another version of this package.
         allow_changing_counts: take updates of a site whose counts differ from its earlier rounds.
+        encryption: ``none``. ``he`` (homomorphic) is refused, with the reason.
     """
 
     weighting: Literal["uniform", "samples", "class_aware"] = "uniform"
@@ -175,6 +249,31 @@ class AggregationSettings(Settings):
     allow_other_preparation: bool = False
     allow_other_version: bool = False
     allow_changing_counts: bool = False
+    encryption: Literal["none", "he"] = "none"
+
+    @field_validator("encryption")
+    @classmethod
+    def _not_encrypted(cls, value: str) -> str:
+        if value == "he":
+            raise ValueError(
+                "homomorphic encryption is not run here: a server that sees ciphertexts alone can neither refuse an "
+                "update, weigh it by class, average robustly, nor score and save the best round. Leave it at none; "
+                "docs/explanation/privacy.md says what FLARE's own recipe does"
+            )
+        return value
+
+
+class ReleaseSettings(Settings):
+    """What the job asks of each site beside the model. A site that its own policy forbids it takes no part.
+
+    Attributes:
+        class_statistics: ``offered`` takes what a site gives; ``required`` needs counts and feature sums;
+            ``none`` asks for none, and no site sends any.
+        min_positives: asks for the statistics of every class with so many positives; None leaves it to each site.
+    """
+
+    class_statistics: Literal["offered", "required", "none"] = "offered"
+    min_positives: int | None = Field(default=None, ge=0)
 
 
 class FederationSettings(Settings):
@@ -242,6 +341,7 @@ class JobSettings(Settings):
     fedprox: FedProxSettings = FedProxSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
+    release: ReleaseSettings = ReleaseSettings()
     federation: FederationSettings = FederationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
@@ -322,11 +422,14 @@ def load_site_config(path: str | Path) -> SiteConfig:
     content = read_yaml(path)
     config = parse(SiteConfig, content, where=str(path), text=path.read_text(encoding="utf-8"))
     home = path.resolve().parent
-    resolved = {
+    resolved: dict[str, Any] = {
         key: home / value
         for key in ("store", "label_map", "salt_file")
         if isinstance(value := getattr(config, key), Path) and not value.is_absolute()
     }
+    audit = config.privacy.audit
+    if audit and not audit.is_absolute():
+        resolved["privacy"] = config.privacy.model_copy(update={"audit": home / audit})
     return config.model_copy(update=resolved)
 
 

@@ -7,7 +7,7 @@ images one at a time, for MONAI's and torch's own loaders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,7 @@ class StoreBatches:
         seed: of order and augmentation.
         epoch: unique over rounds and epochs.
         device: where the batch is transformed and given out. Images travel there as bytes.
+        rows: rows of the manifest for each batch, in place of the split's.
     """
 
     def __init__(
@@ -83,11 +84,14 @@ class StoreBatches:
         seed: int = 0,
         epoch: int = 0,
         device: torch.device | str = "cpu",
+        rows: Sequence[npt.NDArray[np.int64]] | None = None,
     ) -> None:
         self.store = store
         self.transform = transform
         self.device = torch.device(device)
-        self._rows = epoch_batches(store.positions(split), batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
+        if rows is None:
+            rows = epoch_batches(store.positions(split), batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
+        self._rows = list(rows)
         self._labels = torch.from_numpy(store.labels())
         self._draws = draw_table(len(store), seed, epoch)
 
@@ -118,6 +122,7 @@ def make_loader(
     seed: int = 0,
     epoch: int = 0,
     device: torch.device | str = "cpu",
+    rows: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> StoreBatches:
     """Batches of a split for training (shuffled, augmented) or evaluation (in order, as they are).
 
@@ -133,6 +138,7 @@ def make_loader(
         seed: of order and augmentation.
         epoch: unique over rounds and epochs.
         device: where batches are transformed and given out.
+        rows: rows of the manifest for each batch, in place of the split's.
 
     Raises:
         UserError: if there is no normalisation by that name.
@@ -153,6 +159,7 @@ def make_loader(
         seed=seed,
         epoch=epoch,
         device=device,
+        rows=rows,
     )
 
 

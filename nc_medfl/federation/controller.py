@@ -32,6 +32,7 @@ from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
+from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
 from nc_medfl.federation.tracking import Tracker
@@ -232,6 +233,7 @@ class FederationController(WaitingController):
                 for name, value in losses[site_of(answer)].items()
             ]
             log.add(keys.ROUNDS_CSV, rounds + 1, rows)
+        log.add(keys.PRIVACY_CSV, rounds + 1, _privacy(answers))
         updates = self._update_rows(exchange)
         log.add(keys.UPDATES_CSV, rounds + 1, updates)
         collapse = self.aggregator.statistics_rows()
@@ -281,6 +283,8 @@ class FederationController(WaitingController):
         answers = [answer for answer in given if self._fits(answer)]
         collapse = self.aggregator.statistics_rows(self._statistics(answers))
         run.log.add(keys.COLLAPSE_CSV, rounds, collapse)
+        # What this last look at the sites cost stands as a round of its own.
+        run.log.add(keys.PRIVACY_CSV, rounds + 1, _privacy(answers))
         score = self._log_validation(run.log, rounds, answers)
         run.log.progress(
             event="validated",
@@ -347,6 +351,10 @@ def _too_few(run: _Run, number: int, attempts: int, exchange: Exchange) -> str:
         f"round {number}: {exchange.accepted} usable updates in each of {attempts} attempts, and {wanted}"
         f"{': ' + absent if absent else ''}. Mend the sites and resume, or ask for fewer."
     )
+
+
+def _privacy(answers: list[FLModel]) -> list[Row]:
+    return [row for answer in answers for row in privacy_rows(site_of(answer), answer.meta.get(keys.PRIVACY))]
 
 
 def _outcomes(rows: list[Row]) -> dict[str, str]:

@@ -14,11 +14,12 @@ FEATURE_SUMS = "nc_medfl.feature_sums"
 N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
+#: A mapping: what the site protects, and at which epsilon (``Guard.report``).
+PRIVACY = "nc_medfl.privacy"
 #: In the meta of a model that is sent: which federation it is of, so that a site finds its own state again.
 RUN_ID = "nc_medfl.run_id"
 #: In the header of a failed answer: a few words of why.
 FAILURE = "nc_medfl.failure"
-PRIVACY = "nc_medfl.privacy"
 #: Written by the server itself: bytes of an update's numbers as they came.
 BYTES = "nc_medfl.bytes"
 
@@ -27,6 +28,7 @@ RESULTS_FOLDER = "nc_medfl"
 ROUNDS_CSV = "rounds.csv"
 COLLAPSE_CSV = "collapse.csv"
 UPDATES_CSV = "updates.csv"
+PRIVACY_CSV = "privacy.csv"
 SITE_METRICS = "site_metrics.json"
 PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"

@@ -13,6 +13,7 @@ from nc_medfl.federation import keys
 
 ROUND_COLUMNS = ("round", "site", "split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
 COLLAPSE_COLUMNS = ("round", "finding", "metric", "value", "reason")
+PRIVACY_COLUMNS = ("round", "site", "quantity", "value", "reason")
 UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples")
 
 
@@ -33,6 +34,7 @@ class RoundLog:
             keys.ROUNDS_CSV: ROUND_COLUMNS,
             keys.COLLAPSE_CSV: COLLAPSE_COLUMNS,
             keys.UPDATES_CSV: UPDATE_COLUMNS,
+            keys.PRIVACY_CSV: PRIVACY_COLUMNS,
         }
         for name, columns in self._columns.items():
             if saved:
@@ -43,7 +45,7 @@ class RoundLog:
         _end_with_whole_line(folder / keys.PROGRESS, keep=saved is not None)
 
     def add(self, table: str, round_number: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows of one round to ``rounds.csv``, ``collapse.csv`` or ``updates.csv``."""
+        """Append rows of one round to ``rounds.csv``, ``collapse.csv``, ``updates.csv`` or ``privacy.csv``."""
         columns, rows = self._columns[table], list(rows)
         with (self.folder / table).open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)

@@ -22,6 +22,7 @@ from nc_medfl.federation.site import label_statistics_rows
 from nc_medfl.labels import load_vocabulary
 
 SCHEMA_VERSION = 1
+_MODELS = (keys.BEST_MODEL, keys.LAST_MODEL)
 RUN_JSON = "run.json"
 #: FLARE's own workspace in a run folder, and what a resumed run goes on from.
 FLARE_FOLDER, STATE_FOLDER = "flare", "state"
@@ -151,7 +152,7 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     Returns:
         The sites' own rows of final metrics.
     """
-    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.BEST_MODEL, keys.LAST_MODEL):
+    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV, *_MODELS):
         shutil.copyfile(results / name, out / name)
     for name in (keys.TENSORBOARD, keys.MLRUNS):
         if (results / name).is_dir():

@@ -27,7 +27,7 @@ from nc_medfl.federation.choice import Chosen, Score
 
 STATE_JSON = "state.json"
 _SCHEMA = 1
-_TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV)
+_TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV)
 #: Kept where a method makes them.
 _OPTIONAL = (keys.CONTROLS,)
 

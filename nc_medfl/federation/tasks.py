@@ -17,6 +17,7 @@ from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.label_counts import site_counts
+from nc_medfl.federation.policy import Refusal
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.training.methods import get_method, join_extras
@@ -62,7 +63,7 @@ def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run
     """A site's worker, with its state of this federation where the job keeps any."""
     keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
     state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
-    return SiteWorker(settings, config, state)
+    return SiteWorker(settings, config, state, run_id)
 
 
 def do_task(worker: SiteWorker, task: Task) -> Answer:
@@ -74,12 +75,17 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
             keys.N_SAMPLES: update.n_samples,
             keys.LOSSES: json.dumps(update.losses),
             keys.ROWS: json.dumps(update.before.rows),
+            keys.PRIVACY: worker.guard.report(),
             **_statistics_meta(update.before.statistics),
         }
         return Answer(join_extras(update.params, update.extras), meta)
     if task.name == keys.TASK_VALIDATE:
         check = worker.validate(task.params)
-        meta = {keys.FINGERPRINTS: dict(worker.fingerprints), keys.ROWS: json.dumps(check.rows)}
+        meta = {
+            keys.FINGERPRINTS: dict(worker.fingerprints),
+            keys.ROWS: json.dumps(check.rows),
+            keys.PRIVACY: worker.guard.report(),
+        }
         return Answer(None, {**meta, **_statistics_meta(check.statistics)})
     if task.name == keys.TASK_LABELS:
         return Answer(None, {keys.ROWS: json.dumps(site_counts(worker.store, worker.config.privacy.min_positives))})
@@ -100,6 +106,8 @@ def in_few_words(error: Exception) -> str:
     """Why a task failed, in words that may leave the site: no message of an error, which could name a path."""
     if isinstance(error, TrainerDied):
         return str(error)
+    if isinstance(error, Refusal):
+        return error.category
     if isinstance(error, UserError):
         return "something to mend at the site; see its log"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -24,7 +24,7 @@ def main(folder: Path) -> int:
         _do(folder)
     except Exception as error:
         traceback.print_exc()
-        content = {"kind": type(error).__name__, "message": str(error)}
+        content = {"kind": type(error).__name__, "message": str(error), "category": getattr(error, "category", "")}
         (folder / ERROR).write_text(json.dumps(content), encoding="utf-8")
         return 1
     return 0

@@ -28,6 +28,7 @@ from safetensors.torch import save_file as save_tensors
 from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
+from nc_medfl.federation.policy import Refusal
 from nc_medfl.federation.processes import family, stop
 from nc_medfl.federation.tasks import Answer, Task, TrainerDied, do_task, make_worker
 from nc_medfl.federation.worker import SiteWorker
@@ -204,6 +205,8 @@ def read_answer(folder: Path, code: int) -> Answer:
     """
     if (folder / ERROR).is_file():
         error = json.loads((folder / ERROR).read_text(encoding="utf-8"))
+        if error.get("category"):
+            raise Refusal(error["category"], error["message"])
         if error["kind"] == UserError.__name__:
             raise UserError(error["message"])
         raise RemoteError(error["kind"], error["message"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from nc_medfl import __version__
 from nc_medfl.config import JobSettings, SiteConfig
-from nc_medfl.data.dataset import StoreBatches, make_loader
+from nc_medfl.data.dataset import StoreBatches, epoch_batches, make_loader
 from nc_medfl.data.store import Store
 from nc_medfl.data.transforms import AugmentationSettings
 from nc_medfl.evaluation.site import Predictions, predict
+from nc_medfl.federation.accounting import DP_SGD, Release
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.measure import measure
+from nc_medfl.federation.privacy import Guard, entropy, first_images
 from nc_medfl.federation.site import open_site
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.labels import load_vocabulary
@@ -38,6 +40,8 @@ Rows = list[dict[str, Any]]
 #: A sum of features over fewer patients than this is, or nearly is, the feature of one of them.
 _FEWEST_PATIENTS = 2
 
+_WITHHELD = "withheld by the site: too few positives"
+
 #: Side in pixels of the published experiments' images.
 _PUBLISHED_SIZE = 224
 
@@ -48,7 +52,7 @@ class GlobalModelCheck:
 
     Attributes:
         rows: its metrics on the validation split here.
-        statistics: sums of its class features over the training split here.
+        statistics: sums of its class features over the training split here; all NaN where it sends none.
     """
 
     rows: Rows
@@ -82,12 +86,15 @@ class SiteWorker:
         config: the site's own.
         state: where the site keeps its optimiser, and what else the method keeps, between rounds; None where it
             keeps nothing.
+        run_id: of the federation, for the account of what privacy was spent.
 
     Raises:
         UserError: if the store is missing, empty or labelled for other findings.
     """
 
-    def __init__(self, settings: JobSettings, config: SiteConfig, state: SiteState | None = None) -> None:
+    def __init__(
+        self, settings: JobSettings, config: SiteConfig, state: SiteState | None = None, run_id: str = ""
+    ) -> None:
         self.settings = settings
         self.state = state
         self.config = config
@@ -107,6 +114,7 @@ class SiteWorker:
         # Sites draw from streams of their own, the same on every machine.
         digest = hashlib.sha256(f"{settings.seed}/{config.name}".encode()).digest()
         self._seed = int.from_bytes(digest[:4], "big")
+        self.guard = Guard(config.privacy, self.store.folder, run_id, entropy(), counts=parallel.rank() == 0)
 
     def train(self, params: Mapping[str, Tensor], round_number: int) -> LocalUpdate:
         """Score the global model on the validation split, then train it here for one round.
@@ -117,6 +125,14 @@ class SiteWorker:
         """
         model, received = split_extras(params)
         before = self.validate(model)
+        result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
+        trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        # A loss tells of the patients as the model does, and has no noise on it.
+        losses = {} if self.config.privacy.protects_model else result.losses
+        sent = self.guard.update(trained, model)
+        return LocalUpdate(sent, losses, result.n_samples, before, result.memory.received)
+
+    def _train_plainly(self, round_number: int, received: Mapping[str, Tensor]) -> TrainingResult:
         kept = self.state.load_memory(round_number) if self.state else {}
         result = train_round(
             self.network,
@@ -129,8 +145,29 @@ class SiteWorker:
         )
         if self.state and parallel.rank() == 0:
             _keep(self.state, round_number, result)
-        trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        return LocalUpdate(trained, result.losses, result.n_samples, before, result.memory.received)
+        return result
+
+    def _train_privately(self) -> TrainingResult:
+        from nc_medfl.training.private import draw_patients, plan_sampling, train_privately
+
+        wanted = self.config.privacy.dp_sgd
+        assert wanted is not None
+        rows = self.store.positions("train")
+        patients = self._patients[rows]
+        n_patients = len(np.unique(patients))
+        batch_size = self.config.batch_size or self.settings.training.batch_size
+        sampling = plan_sampling(n_patients, batch_size, self.settings.training.local_epochs)
+        self.guard.spend(Release(DP_SGD, wanted.multiplier, sampling.rate, sampling.steps))
+        result = train_privately(
+            self.network,
+            lambda pieces: self._batches("train", training=True, rows=pieces),
+            self.settings,
+            wanted,
+            steps=draw_patients(rows, patients, sampling, self.guard.generator),
+            expected=sampling.rate * n_patients,
+        )
+        # Who was drawn is nobody's business; the weight of the site is its number of images.
+        return TrainingResult(result.losses, len(rows))
 
     def validate(self, params: Mapping[str, Tensor]) -> GlobalModelCheck:
         """Score a model on the validation split and sum up its features over the training split."""
@@ -144,7 +181,10 @@ class SiteWorker:
             params: the chosen global model.
         """
         self.load(params)
-        return _rows(measure(self.predictions("val"), self.predictions("test"), self.settings, self.config.name))
+        validation, test = self.predictions("val"), self.predictions("test")
+        hidden = self._too_rare(test.labels)
+        found = measure(_without(validation, hidden), _without(test, hidden), self.settings, self.config.name)
+        return self._say_withheld(_rows(found), hidden)
 
     def predictions(self, split: str) -> Predictions:
         """Scores and labels of a split, with the network as it is now."""
@@ -155,7 +195,23 @@ class SiteWorker:
         """Put the parameters and buffers of a global model into this site's network."""
         self.network.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
 
-    def _batches(self, split: str, *, training: bool, epoch: int = 0) -> StoreBatches:
+    def _too_rare(self, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Findings whose metrics stay, since too few patients' images are behind them."""
+        few: npt.NDArray[np.bool_] = (labels == 1).sum(axis=0) < self.config.privacy.min_test_positives
+        return few
+
+    def _say_withheld(self, rows: Rows, hidden: npt.NDArray[np.bool_]) -> Rows:
+        names = {name for name, rare in zip(self.vocabulary.findings, hidden, strict=True) if rare}
+        return [row | {"reason": _WITHHELD} if row["finding"] in names else row for row in rows]
+
+    def _batches(
+        self,
+        split: str,
+        *,
+        training: bool,
+        epoch: int = 0,
+        rows: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> StoreBatches:
         training_settings = self.settings.training
         return make_loader(
             self.store,
@@ -169,11 +225,14 @@ class SiteWorker:
             seed=self._seed,
             epoch=epoch,
             device=self._device,
+            rows=rows,
         )
 
     def _validation_rows(self) -> Rows:
         """AUC of each finding, of all pairs together, and the mean over findings where it is defined."""
         found = self.predictions("val")
+        hidden = self._too_rare(found.labels)
+        found = _without(found, hidden)
         sample = prepare_sample(found.scores, found.labels)
         values = measure_sample(sample)
         names = [*self.vocabulary.findings, "macro", "micro"]
@@ -181,32 +240,50 @@ class SiteWorker:
         counts = [(int(p), int(n)) for p, n in zip(sample.n_positive, sample.n_annotated, strict=True)]
         counts.insert(-1, counts[-1])
         columns = zip(names, values["auc"][0].tolist(), counts, reasons(sample, values)["auc"], strict=True)
-        return [_auc_row(*column) for column in columns]
+        return self._say_withheld([_auc_row(*column) for column in columns], hidden)
 
     @torch.inference_mode()
     def _statistics(self) -> SiteStatistics:
         """Counts from the labels; sums of the loaded model's features over the training split.
 
-        A class with fewer positives than the site's ``privacy.min_positives`` is withheld, and any sum that
-        would be of a single patient's images.
+        All NaN where the site or the job wants none. A class with fewer positives than the site's
+        ``privacy.min_positives`` is withheld, and, where no noise hides it, any sum of a single patient's images.
         """
+        privacy = self.config.privacy
+        if not privacy.allow_class_statistics or self.settings.release.class_statistics == "none":
+            return SiteStatistics(np.full((2, len(self.vocabulary)), np.nan))
         rows = self.store.positions("train")
+        n_images = len(rows)
+        if privacy.statistics_noise:
+            rows = first_images(rows, self._patients[rows], privacy.statistics_noise.images_per_patient)
         labels = self.store.labels()[rows]
         of_kind = np.stack([labels == 1, labels == 0])
         counts = of_kind.sum(axis=1).astype(np.float64)
-        withheld = counts[0] < self.config.privacy.min_positives
-        counts[:, withheld] = np.nan
         if not get_method(self.settings.method).has_class_features:
-            return SiteStatistics(counts)
+            return self.guard.statistics(SiteStatistics(counts), n_images)
+        sums = self._feature_sums(rows)
+        if not privacy.statistics_noise:
+            sums[_of_one_patient(of_kind, self._patients[rows])] = np.nan
+        return self.guard.statistics(SiteStatistics(counts, sums), n_images)
+
+    def _feature_sums(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         self.network.eval()
         total: Any = None
-        for batch in self._batches("train", training=False):
+        size = self.config.batch_size or self.settings.training.batch_size
+        pieces = epoch_batches(rows, size, shuffle=False, seed=0, epoch=0)
+        for batch in self._batches("train", training=False, rows=pieces):
             features = self.network(batch["image"]).class_features
             part = class_statistics(features, batch["label"]).cpu()
             total = part if total is None else total + part
         sums: npt.NDArray[np.float64] = total.sums.numpy().copy()
-        sums[withheld | _of_one_patient(of_kind, self._patients[rows])] = np.nan
-        return SiteStatistics(counts, sums)
+        return sums
+
+
+def _without(found: Predictions, hidden: npt.NDArray[np.bool_]) -> Predictions:
+    """Predictions in which some findings are unknown everywhere, so that nothing of them enters a mean either."""
+    labels = found.labels.copy()
+    labels[:, hidden] = np.nan
+    return Predictions(found.scores, labels, found.patients)
 
 
 def _keep(state: SiteState, round_number: int, result: TrainingResult) -> None:

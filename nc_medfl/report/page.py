@@ -29,8 +29,9 @@ def write_report(run_folder: Path) -> Path:
     no path, no identifier of a patient. The same folder gives the same bytes.
 
     Args:
-        run_folder: with ``run.json`` and ``metrics.csv``; ``rounds.csv``, ``collapse.csv``, ``updates.csv`` and
-            ``label_statistics.csv`` are shown where they are, and named as absent where they are not.
+        run_folder: with ``run.json`` and ``metrics.csv``; ``rounds.csv``, ``collapse.csv``, ``updates.csv``,
+            ``privacy.csv`` and ``label_statistics.csv`` are shown where they are, and (all but
+            ``privacy.csv``) named as absent where they are not.
 
     Returns:
         The path of the page.
@@ -79,6 +80,7 @@ def _context(data: RunTables) -> dict[str, Any]:
         "labels": tables.label_tables(data),
         "collapse": _collapse(data, best_round),
         "updates": _updates(data),
+        "privacy": tables.privacy_table(data.privacy) if data.privacy is not None else None,
         "settings": words.flat_settings(run.get("settings") or {}),
         "versions": sorted((str(k), str(v)) for k, v in dict(run.get("versions") or {}).items()),
         "fingerprints": words.short_fingerprints(run),

@@ -22,6 +22,7 @@ RUN_JSON = "run.json"
 _ROUNDS = ("round", "site", "split", "finding", "metric", "value")
 _COLLAPSE = ("round", "finding", "metric", "value", "reason")
 _UPDATES = ("round", "site", "outcome", "reason", "n_samples")
+_PRIVACY = ("round", "site", "quantity", "value", "reason")
 _LABELS = ("site", "split", "n_images", "n_patients", "finding", "n_positive", "n_negative", "n_unknown")
 _NUMBERS = frozenset(
     ("round", "value", "n_samples", "n_images", "n_patients", "n_positive", "n_negative", "n_unknown", "n_annotated")
@@ -43,6 +44,7 @@ class RunTables:
         metrics: ``metrics.csv``, test split and group ``all``.
         rounds: ``rounds.csv`` or None; so too for ``collapse``, ``updates`` and ``labels``
             (``label_statistics.csv``).
+        privacy: ``privacy.csv`` or None; runs before there was one have none, so it is never absent.
         absent: names of the files that are not there.
     """
 
@@ -53,6 +55,7 @@ class RunTables:
     updates: pd.DataFrame | None
     labels: pd.DataFrame | None
     absent: tuple[str, ...]
+    privacy: pd.DataFrame | None = None
 
     @property
     def findings(self) -> list[str]:
@@ -117,6 +120,7 @@ def read_run_folder(folder: Path) -> RunTables:
         updates=tables["updates.csv"],
         labels=tables["label_statistics.csv"],
         absent=tuple(name for name, table in tables.items() if table is None),
+        privacy=_read_table(folder / "privacy.csv", _PRIVACY),
     )
 
 

@@ -307,3 +307,26 @@ def refused_table(updates: pd.DataFrame) -> Table:
         number = str(int(row["round"]))
         table.rows.append([Cell(number, number), Cell(row["site"]), Cell(row["outcome"]), Cell(row["reason"])])
     return table
+
+
+def privacy_table(privacy: pd.DataFrame) -> Table | None:
+    """What each site's own settings protect, and the privacy spent; None where no site has such settings."""
+    if privacy.empty:
+        return None
+    last = privacy.sort_values("round", kind="stable").drop_duplicates(["site", "quantity"], keep="last")
+    found = {(row["site"], row["quantity"]): row for row in last.to_dict("records")}
+    headers = ("Site", "Model", "Class statistics", "Change at most", "Epsilon", "Epsilon, all its jobs", "Delta")
+    table = Table("privacy", "Privacy by site: what carries a guarantee, and how much of it is spent", headers)
+    for site in sorted({str(site) for site in last["site"]}):
+        row = [Cell(site)]
+        for quantity in ("model", "class_statistics"):
+            item = found.get((site, quantity))
+            row.append(Cell("protected" if item is not None and item["value"] == 1 else "not protected"))
+        for quantity in ("update_clip", "epsilon", "epsilon_all_jobs", "delta"):
+            item = found.get((site, quantity))
+            if item is None or np.isnan(item["value"]):
+                row.append(table.undefined(str(item["reason"]) if item else "not set at the site"))
+            else:
+                row.append(Cell(f"{item['value']:.3g}", f"{item['value']:.6g}"))
+        table.rows.append(row)
+    return table

@@ -81,7 +81,7 @@ def test_an_update_with_a_control_that_does_not_fit_is_refused_whole(broken: dic
 def test_the_control_is_kept_with_each_finished_round(tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV):
+    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV):
         (results / name).write_text("")
     save_model(results / keys.LAST_MODEL, NETWORK.state_dict(), SETTINGS, rounds=1, prints=PRINTS)
     torch.save({"w": torch.ones(2)}, results / keys.CONTROLS)
