@@ -147,10 +147,9 @@ def _empty(
 
 
 def _follow(event: dict[str, Any], out: Path, record: dict[str, Any], advance: Any) -> None:
-    from nc_medfl.federation.run_folder import note_run
+    from nc_medfl.federation.run_folder import note_event
 
-    if event["event"] == "submitted":
-        note_run(out, record, job_id=event["job_id"], sites=event["sites"])
+    note_event(out, record, event)
     show(event, int(event.get("rounds", record["rounds"])), advance)
 
 

@@ -39,8 +39,7 @@ def run_question(
     federation = Federation(settings, out / run_folder.FLARE_FOLDER, job_folder, tuple(stores), sites)
 
     def follow(event: dict[str, Any], advance: Any) -> None:
-        if event["event"] == "submitted":
-            run_folder.note_run(out, record, job_id=event["job_id"], sites=event["sites"])
+        run_folder.note_event(out, record, event)
         tell(event)
         advance(int(event["event"] == "finished"), 1)
 

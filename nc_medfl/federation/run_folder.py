@@ -170,6 +170,15 @@ def note_run(out: Path, run: dict[str, Any], **known: Any) -> None:
     write_json(out / RUN_JSON, run)
 
 
+def note_event(out: Path, run: dict[str, Any], event: Mapping[str, Any]) -> None:
+    """Write into ``run.json`` what an event tells of the job: its number, its sites, when it was submitted."""
+    if event["event"] == "submitted":
+        note_run(out, run, job_id=event["job_id"], sites=event["sites"])
+    elif event["event"] == "status":
+        # A job that is fetched later began before the command that fetches it.
+        note_run(out, run, job_id=event["job_id"], started=min(str(run["started"]), str(event["submitted"])))
+
+
 def end_run(out: Path, run: dict[str, Any], outcome: str) -> None:
     """Write how a run ended into its ``run.json``."""
     note_run(out, run, ended=_now(), outcome=outcome)

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ def kits(place: Place) -> Path:
     place.nc_medfl(f"site init {kits}/server")
     for site in SITES:
         place.nc_medfl(f"site init {kits}/{site} --store sites/{site}/store --min-positives 2")
+        with (place.folder / kits / site / "local" / "site.yaml").open("a") as stream:
+            stream.write("trainer: inline\n")  # which costs no start of a process a task
     for name in ("server", *SITES):
         assert place.shell.run(f"{kits}/{name}/startup/start.sh")[0] == 0
     wait_for_text(place.folder / kits / "server" / "log.txt", "Server started")
@@ -67,11 +70,14 @@ def left_and_fetched(place: Place, kits: Path) -> tuple[str, Path]:
     run.wait_for("trained round 1 of 2: 2 of 2 sites")
     run.signal("INT")
     assert run.end() == 130, run.said()
-    assert record_of(place.folder / "left")["outcome"] == "running"
+    run_ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    before = record_of(place.folder / "left")
+    assert before["outcome"] == "running"
     (line,) = errors_in(run.said())
     said = line.partition("Fetch it later with: nc-medfl ")
     assert "goes on" in said[0]
     place.nc_medfl(said[2])
+    assert before["started"] <= record_of(place.folder / "left")["started"] < run_ended
     return said[2], place.folder / "left"
 
 

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nvflare.apis.job_def import RunStatus
+from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
@@ -139,14 +139,14 @@ def submit(link: Link, job: Path) -> str:
         raise UserError(f"{job.name}: the server refuses the job ({error}). See the server's log.") from error
 
 
-def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str], None], period: float) -> str:
+def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str, str], None], period: float) -> str:
     """Follow a job until it has ended.
 
     Args:
         link: to the server.
         job_id: FLARE's number of the job.
         listener: hears the rounds.
-        on_status: called with FLARE's status, each time it changes.
+        on_status: called with FLARE's status, each time it changes, and when the job was submitted (ISO 8601).
         period: seconds between looks.
 
     Returns:
@@ -157,9 +157,9 @@ def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str
     """
     last = ""
     while True:
-        status = _status(link, job_id)
+        status, submitted = _status(link, job_id)
         if status != last:
-            on_status(status)
+            on_status(status, submitted)
             last = status
         if status.startswith("FINISHED"):
             return status
@@ -168,15 +168,17 @@ def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str
         time.sleep(period)
 
 
-def _status(link: Link, job_id: str) -> str:
+def _status(link: Link, job_id: str) -> tuple[str, str]:
     try:
-        return link.call(lambda session: str(session.get_job_status(job_id)))
+        meta = link.call(lambda session: session.get_job_meta(job_id))
     except api_spec.JobNotFound as error:
         raise UserError(
             f"--job-id {job_id}: the server knows no such job. Look it up with FLARE's list_jobs."
         ) from error
     except api_spec.AuthorizationError as error:
         raise UserError(f"{link.user} may not look at jobs in {link.kit.project}. Ask the coordinator.") from error
+    submitted = datetime.fromtimestamp(float(meta[JobMetaKey.SUBMIT_TIME.value]), timezone.utc)
+    return str(meta[JobMetaKey.STATUS.value]), submitted.isoformat(timespec="seconds")
 
 
 def _told(link: Link, job_id: str) -> Any:

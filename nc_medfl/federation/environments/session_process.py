@@ -106,9 +106,11 @@ def _run(spec: dict[str, Any], note: _Notes) -> None:
         if job_id is None:
             job_id = _submit(spec, link, note)
         listener = Listener(lambda event: note(**event))
-        status = session.follow(
-            link, job_id, listener, lambda said: note(event="status", status=said, job_id=job_id), _PERIOD
-        )
+
+        def on_status(status: str, submitted: str) -> None:
+            note(event="status", status=status, job_id=job_id, submitted=submitted)
+
+        status = session.follow(link, job_id, listener, on_status, _PERIOD)
         results = session.fetch(link, job_id, Path(spec["folder"]))
         if results:
             listener.read(results / "progress.jsonl")
