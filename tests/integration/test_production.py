@@ -106,9 +106,10 @@ def test_an_exported_job_submitted_with_flares_own_api_is_fetched(place: Place, 
     assert meta["min_clients"] == 2
     assert not list((place.folder / "exported").rglob("custom"))
     assert "there already" in place.nc_medfl("export jobs/label_statistics exported", code=2)
+    job = place.folder / "exported" / "label_statistics"
     submit = (
         "from nvflare.fuel.flare_api.flare_api import new_secure_session as session; "
-        f"s = session('{ADMIN}', '{kits / ADMIN}'); print(s.submit_job('exported/label_statistics')); s.close()"
+        f"s = session('{ADMIN}', '{kits / ADMIN}'); print(s.submit_job('{job}')); s.close()"
     )
     code, said = place.shell.run(f'python3 -c "{submit}"')
     assert code == 0, said
