@@ -248,3 +248,26 @@ def test_what_a_site_tells_of_privacy_becomes_rows_and_nonsense_none() -> None:
     assert {(r["quantity"], r["value"]) for r in rows} == {("epsilon", 2.5), ("epsilon_all_jobs", None), ("model", 1.0)}
     for nonsense in (None, "text", 7, [1], {"epsilon": float("nan")}, {"epsilon": {"a": 1}}):
         assert privacy_rows("a", nonsense) == []
+
+
+@pytest.mark.parametrize("name", ["percentile_privacy.PercentilePrivacy", "exclude_vars.ExcludeVars"])
+def test_what_flares_own_filters_make_of_an_update_is_refused(store: Store, name: str) -> None:
+    from importlib import import_module
+
+    from nvflare.apis.dxo import from_shareable
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+    from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+    from nc_medfl.federation.checks import checked_params
+    from nc_medfl.federation.refusal import RefusedUpdate
+
+    module, _, kind = name.partition(".")
+    found = getattr(import_module(f"nvflare.app_common.filters.{module}"), kind)
+    own = a_worker(store, PLAIN).network.state_dict()
+    checked_params(own, own)
+    message = FLModelUtils.to_shareable(FLModel(params_type=ParamsType.FULL, params=dict(own), meta={}))
+    made = found("num_batches") if kind == "ExcludeVars" else found()
+    filtered = from_shareable(made.process(message, FLContext()))
+    with pytest.raises(RefusedUpdate, match=r"missing|num_batches_tracked"):
+        checked_params(filtered.data, own)
