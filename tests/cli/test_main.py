@@ -61,7 +61,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["run", "jobs/fednca_cxr", "--sites", "{sites}", "--out", "{out}", "--env", "moon"],
-            "--env moon: not known here. Use --env sim.",
+            "--env moon: not known. Use sim, poc or prod.",
         ),
         (
             ["run", "jobs/fednca_cxr", "--sites", "{sites}", "--out", "{out}", "--set", "network.feature_dim=13"],
