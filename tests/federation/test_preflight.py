@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import namedtuple
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -172,6 +173,7 @@ def test_a_store_of_another_version_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_another_python_than_ours_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert machine.check_python(tmp_path).outcome == "ok"
     other = tmp_path / "bin" / "python3"
     other.parent.mkdir()
