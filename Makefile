@@ -46,6 +46,7 @@ fuzz: setup
 bench: setup
 	mkdir -p build
 	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
+	$(BIN)/python benchmarks/head.py --json build/bench-head.json --csv build/bench-head.csv
 	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
 	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
 	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json

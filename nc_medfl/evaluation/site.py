@@ -33,7 +33,7 @@ def predict(
     """Score every image of some batches.
 
     Args:
-        network: on its device; it is put into evaluation mode. Its output has ``logits`` ``[B, C]``.
+        network: on its device; it is put into evaluation mode. Its ``predictions`` gives logits ``[B, C]``.
         batches: in order, each with ``image`` ``[B, 1, H, W]`` and ``label`` ``[B, C]``.
         patients: of all images, in the same order.
         num_classes: findings; what an empty split has columns for.
@@ -43,7 +43,8 @@ def predict(
     scores: list[Tensor] = []
     labels: list[Tensor] = []
     for batch in batches:
-        logits = network(batch["image"].to(device, non_blocking=True)).logits
+        # Each of our networks has it; nn.Module tells mypy that any attribute may be a tensor.
+        logits = network.predictions(batch["image"].to(device, non_blocking=True))  # type: ignore[operator]
         scores.append(torch.sigmoid(logits.double()).cpu())
         labels.append(batch["label"].double().cpu())
     if not scores:

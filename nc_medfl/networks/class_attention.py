@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nc_medfl.networks.etf import ArchitectureError
+from nc_medfl.networks.query_attention import attend, compare
 
 
 class ClassQueryAttention(nn.Module):
@@ -20,7 +21,8 @@ class ClassQueryAttention(nn.Module):
         position_code: add a fixed two-dimensional sine-cosine code to the keys; D must be a multiple of 4.
 
     Attributes:
-        attention: the standard torch module, without dropout.
+        attention: the standard torch module, without dropout; it holds the parameters, and :mod:`.query_attention` does
+            its work.
         class_queries: a buffer, or a parameter where ``learned``, ``[C, D]``.
 
     Raises:
@@ -66,14 +68,16 @@ class ClassQueryAttention(nn.Module):
             Class features Z ``[B, C, D]``, and the attention weights ``[B, heads, C, H*W]``, each row of
             which sums to one: where the model looked.
         """
-        batch, dim, height, width = feature_map.shape
-        tokens = feature_map.flatten(2).transpose(1, 2)
-        keys = tokens
-        if self.position_code:
-            keys = tokens + sine_cosine_code(height, width, dim, like=tokens)
-        queries = self.class_queries.to(tokens.dtype).expand(batch, -1, -1)
-        features, attention = self.attention(queries, keys, tokens, need_weights=True, average_attn_weights=False)
-        return features, attention
+        return attend(self.attention, self.class_queries.to(feature_map.dtype), feature_map, self._code(feature_map))
+
+    def compare(self, feature_map: Tensor, rows: Tensor) -> Tensor:
+        """``<Z[b, c], rows[c]>`` as ``[B, C]``, without working out the features Z; rows are ``[C, D]``."""
+        queries = self.class_queries.to(feature_map.dtype)
+        return compare(self.attention, queries, rows.to(feature_map.dtype), feature_map, self._code(feature_map))
+
+    def _code(self, feature_map: Tensor) -> Tensor | None:
+        _, dim, height, width = feature_map.shape
+        return sine_cosine_code(height, width, dim, like=feature_map) if self.position_code else None
 
 
 class ClassMLP(nn.Module):

@@ -78,6 +78,11 @@ class PooledNet(nn.Module):
         """Read images ``[B, in_channels, H, W]``."""
         return PooledOutput(self.head(self.backbone(image).mean(dim=(2, 3))))
 
+    def predictions(self, image: Tensor) -> Tensor:
+        """The logits ``[B, C]`` alone."""
+        logits: Tensor = self(image).logits
+        return logits
+
     def fingerprint(self) -> str:
         """SHA-256 of what must agree between sites: architecture, ordered names and shapes."""
         return network_fingerprint(self, self._settings, {})

@@ -158,3 +158,42 @@ def test_per_class_networks_equal_a_loop_over_classes() -> None:
         hidden = nn.functional.gelu(x.mean(dim=(2, 3)) @ module.weight_in[c] + module.bias_in[c])
         torch.testing.assert_close(features[:, c], hidden @ module.weight_out[c] + module.bias_out[c])
     torch.testing.assert_close(attention, torch.full((2, 1, 3, 9), 1 / 9))
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("classes", [2, 7, 60])
+@pytest.mark.parametrize("side", [1, 5])
+@pytest.mark.parametrize("position_code", [False, True])
+def test_every_form_of_the_attention_has_the_values_and_gradients_of_torchs_module(
+    heads: int, classes: int, side: int, position_code: bool
+) -> None:
+    torch.manual_seed(classes)
+    dim = 64
+    module = ClassQueryAttention(
+        simplex_etf(classes, dim, seed=1).double(), heads, learned=True, position_code=position_code
+    )
+    nn.init.normal_(module.attention.in_proj_bias)
+    nn.init.normal_(module.attention.out_proj.bias)
+    maps = [torch.randn(3, dim, side, side, dtype=torch.float64)]
+    maps += [maps[0].clone(), maps[0].to(memory_format=torch.channels_last)]
+    for one in maps:
+        one.requires_grad_()
+    tokens = maps[0].flatten(2).transpose(1, 2)
+    keys = tokens
+    if position_code:
+        keys = tokens + sine_cosine_code(side, side, dim, like=tokens)
+    wanted = module.attention(module.class_queries.expand(3, -1, -1), keys, tokens, average_attn_weights=False)
+    parts = torch.randn_like(wanted[0]), torch.randn_like(wanted[1])
+
+    def gradients(outputs: tuple[Tensor, Tensor], leaf: Tensor) -> list[Tensor]:
+        total = sum((out * part).sum() for out, part in zip(outputs, parts, strict=True))
+        return list(torch.autograd.grad(total, [leaf, *module.parameters()]))
+
+    expected = gradients(wanted, maps[0])
+    for leaf in maps[1:]:
+        found = module(leaf)
+        torch.testing.assert_close(found, wanted)
+        for one, other in zip(gradients(found, leaf), expected, strict=True):
+            torch.testing.assert_close(one, other)
+        rows = torch.randn(classes, dim, dtype=torch.float64)
+        torch.testing.assert_close(module.compare(leaf, rows), (wanted[0] * rows).sum(dim=-1))

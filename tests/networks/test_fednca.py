@@ -240,3 +240,11 @@ def test_class_parameters_are_those_with_a_row_a_class(network: nn.Module, expec
     assert all(parameters[name].shape[axis] == 5 for name, axis in axes.items())
     # No other parameter has a side of 5 = the number of classes.
     assert all(5 not in p.shape for name, p in parameters.items() if name not in axes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"queries": "mlp"}, {"normalise_features": True}, {"frame_seed": 3}])
+def test_predictions_alone_are_the_logits(changes: dict[str, Any]) -> None:
+    network = FedNCANet(14, "small", num_heads=4, **changes).eval()
+    torch.nn.init.normal_(network.classifier.bias)
+    image = torch.rand(3, 1, 64, 64)
+    torch.testing.assert_close(network.predictions(image), network(image).logits, rtol=1e-4, atol=1e-4)
