@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nc_medfl.errors import UserError
+from nc_medfl.presets import with_presets
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Device = Annotated[
@@ -154,7 +155,7 @@ class NetworkSettings(Settings):
             federation starts.
     """
 
-    backbone: Literal["small", "resnet18", "resnet50", "densenet121"] = "resnet18"
+    backbone: Literal["small", "small32", "resnet18", "resnet50", "densenet121"] = "resnet18"
     norm: Literal["batch", "group"] = "batch"
     in_channels: Literal[1, 3] = 1
     feature_dim: int | None = Field(default=None, ge=1)
@@ -315,6 +316,8 @@ class JobSettings(Settings):
         kind: ``train``, or a job without training: ``label_statistics`` (counts of labels at every site) or
             ``evaluate`` (``model`` tested at every site).
         method: ``fednca``, ``fedavg``, ``fedprox`` or ``scaffold``.
+        paper_compat: exactly the published FedNCA-ML, whatever else is set for network, loss, averaging and thresholds;
+            else what is not set is as this package has found best (``nc_medfl/presets.yaml``).
         vocabulary: the findings; every site must be prepared for the same.
         rounds: of the federation.
         seed: of weights, shuffles and augmentation.
@@ -329,6 +332,7 @@ class JobSettings(Settings):
     name: SiteName = "fednca_cxr"
     kind: Literal["train", "label_statistics", "evaluate"] = "train"
     method: Literal["fednca", "fedavg", "fedprox", "scaffold"] = "fednca"
+    paper_compat: bool = False
     vocabulary: str = "nih14"
     rounds: int = Field(default=100, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -344,6 +348,11 @@ class JobSettings(Settings):
     release: ReleaseSettings = ReleaseSettings()
     federation: FederationSettings = FederationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_presets(cls, content: Any) -> Any:
+        return with_presets(content) if isinstance(content, Mapping) else content
 
     @field_validator("vocabulary")
     @classmethod

@@ -11,6 +11,7 @@ import typer
 
 from nc_medfl import __version__
 from nc_medfl.cli.audit import audit
+from nc_medfl.cli.bench import bench
 from nc_medfl.cli.check import check
 from nc_medfl.cli.console import console
 from nc_medfl.cli.demo import demo
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _verb in (demo, labels, prepare, partition, check, run, export, stop, evaluate, report, withdraw, audit):
+for _verb in (demo, labels, prepare, partition, check, run, export, stop, evaluate, report, bench, withdraw, audit):
     app.command()(_verb)
 app.add_typer(site)
 

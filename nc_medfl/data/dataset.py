@@ -21,6 +21,7 @@ from nc_medfl.data.store import Store
 from nc_medfl.data.transforms import (
     AugmentationSettings,
     Normalisation,
+    Shape,
     draw_table,
     eval_transform,
     train_transform,
@@ -115,7 +116,7 @@ def make_loader(
     *,
     batch_size: int,
     training: bool,
-    size: int | None = None,
+    size: Shape | None = None,
     normalisation: str | Normalisation = "unit",
     channels: int = 1,
     augmentation: AugmentationSettings | None = None,
@@ -131,9 +132,9 @@ def make_loader(
         split: ``train``, ``val`` or ``test``.
         batch_size: images a batch.
         training: shuffle, and augment where ``augmentation`` is given.
-        size: side in pixels the network reads; None for the stored one.
+        size: side in pixels the network reads, or height and width; None for the stored one.
         normalisation: ``unit``, ``imagenet``, or numbers of one's own.
-        channels: 1, or 3 equal ones.
+        channels: 1, or 3: equal ones, or those of a colour picture.
         augmentation: bounds of the random changes; None for none.
         seed: of order and augmentation.
         epoch: unique over rounds and epochs.
@@ -143,13 +144,13 @@ def make_loader(
     Raises:
         UserError: if there is no normalisation by that name.
     """
-    size = size or store.size
+    size = size or store.shape
     if isinstance(normalisation, str):
         normalisation = Normalisation.named(normalisation, channels)
     if training and augmentation is not None:
-        transform = train_transform(store.size, size, normalisation, channels, augmentation, seed)
+        transform = train_transform(store.shape, size, normalisation, channels, augmentation, seed)
     else:
-        transform = eval_transform(store.size, size, normalisation, channels)
+        transform = eval_transform(store.shape, size, normalisation, channels)
     return StoreBatches(
         store,
         split,

@@ -95,6 +95,17 @@ class Store:
         """Side of the stored square images, in pixels."""
         return int(self.info["size"])
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the stored images, in pixels: squares, but for made-up pictures of a bench."""
+        height, width = self.info.get("shape", (self.size, self.size))
+        return int(height), int(width)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the stored images: 1, but for colour pictures of a bench, which have 3."""
+        return int(self.info.get("channels", 1))
+
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image of manifest row ``index`` (position), uint8 ``[size, size]``, a view into the map."""
         shard, row = (int(self.manifest[name].to_numpy()[index]) for name in ("shard", "row"))
@@ -112,11 +123,15 @@ class Store:
             yield self.shard(last)[int(row)]
 
     def images(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Images of some manifest rows (positions), in that order, uint8 ``[len, size, size]``."""
+        """Images of some manifest rows (positions), in that order, uint8 ``[len, size, size]``.
+
+        Where the store is of colour pictures, ``[len, 3, H, W]``.
+        """
         positions = np.asarray(indices, dtype=np.int64)
         shards = self.manifest["shard"].to_numpy()[positions]
         rows = self.manifest["row"].to_numpy()[positions]
-        out = np.empty((len(positions), self.size, self.size), dtype=np.uint8)
+        planes = (self.channels,) if self.channels > 1 else ()
+        out = np.empty((len(positions), *planes, *self.shape), dtype=np.uint8)
         for number in np.unique(shards):
             here = shards == number
             out[here] = self.shard(int(number))[rows[here]]
@@ -180,6 +195,7 @@ def describe_store(
     counts: Mapping[str, int],
     settings_hash: str,
     labels: Mapping[str, Any] | None = None,
+    shape: Mapping[str, Any] | None = None,
 ) -> None:
     """Write manifest and ``prepare.json`` beside shards that are already there.
 
@@ -192,6 +208,7 @@ def describe_store(
         counts: images by outcome.
         settings_hash: hash of the settings that decide pixels and labels.
         labels: what was made of the label table, in counts.
+        shape: ``shape`` and ``channels`` of pictures that are not square or in colour.
     """
     from nc_medfl import __version__
 
@@ -209,6 +226,7 @@ def describe_store(
             "settings_hash": settings_hash,
             "counts": dict(counts),
             **({} if labels is None else {"labels": dict(labels)}),
+            **(shape or {}),
         },
     )
     write_atomic(folder / MANIFEST, content)

@@ -34,6 +34,8 @@ _ANGLE, _ACROSS, _DOWN, _ZOOM, _FLIP, _GAMMA, _NOISE, _NOISE_START = range(DRAWS
 _NOISE_STARTS = 2**18
 
 Data = Mapping[str, Any]
+#: Height and width in pixels, or the side of a square.
+Shape = int | tuple[int, int]
 Step = Callable[[Data], Any]
 
 
@@ -98,26 +100,31 @@ def draw_table(rows: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(rng.random((rows, DRAWS), dtype=np.float32) * 2 - 1)
 
 
-def eval_transform(stored: int, size: int, normalisation: Normalisation, channels: int = 1) -> Compose:
+def height_and_width(shape: Shape) -> tuple[int, int]:
+    """A shape as height and width."""
+    return (shape, shape) if isinstance(shape, int) else shape
+
+
+def eval_transform(stored: Shape, size: Shape, normalisation: Normalisation, channels: int = 1) -> Compose:
     """What every image goes through, without anything random.
 
     Args:
-        stored: side of the stored images, pixels.
-        size: side the network reads, pixels; the image is resized where it differs (averaging over areas
-            where it shrinks).
+        stored: side of the stored images, pixels, or height and width.
+        size: side the network reads, pixels, or height and width; the image is resized where it differs (averaging
+            over areas where it shrinks).
         normalisation: applied last.
-        channels: 1, or 3 equal ones.
+        channels: 1, or 3: equal ones, or those of a colour picture.
 
     Returns:
-        A transform of a dictionary whose ``image`` is uint8 ``[B, stored, stored]``; it becomes float32
-        ``[B, channels, size, size]``. Other entries stay.
+        A transform of a dictionary whose ``image`` is uint8 ``[B, H, W]``, or ``[B, 3, H, W]`` where the pictures are
+        in colour; it becomes float32 ``[B, channels, H, W]``. Other entries stay.
     """
     return Compose([*_scale(stored, size), *_finish(normalisation, channels)])
 
 
 def train_transform(
-    stored: int,
-    size: int,
+    stored: Shape,
+    size: Shape,
     normalisation: Normalisation,
     channels: int = 1,
     augmentation: AugmentationSettings | None = None,
@@ -134,15 +141,16 @@ def train_transform(
         A transform of a dictionary with ``image`` and ``draws`` (``[B, 8]``, rows of :func:`draw_table`).
     """
     augmentation = augmentation or AugmentationSettings()
-    changes = [BatchAffined(augmentation), BatchGammad(augmentation), BatchNoised(augmentation, size, seed)]
+    changes = [BatchAffined(augmentation), BatchGammad(augmentation), BatchNoised(augmentation, size, seed, channels)]
     return Compose([*_scale(stored, size), *changes, *_finish(normalisation, channels)])
 
 
-def _scale(stored: int, size: int) -> list[Step]:
+def _scale(stored: Shape, size: Shape) -> list[Step]:
+    before, after = height_and_width(stored), height_and_width(size)
     steps: list[Step] = [ScaleIntensityRanged("image", a_min=0, a_max=255, b_min=0.0, b_max=1.0)]
-    if size != stored:
-        mode = "area" if size < stored else "bilinear"
-        steps.append(Resized("image", spatial_size=(size, size), mode=mode))
+    if after != before:
+        mode = "area" if after < before else "bilinear"
+        steps += [Planesd(flat=True), Resized("image", spatial_size=after, mode=mode), Planesd(flat=False)]
     return [*steps, PlainTensord()]
 
 
@@ -161,14 +169,29 @@ class PlainTensord:
         return {**data, "image": image.as_tensor() if hasattr(image, "as_tensor") else image}
 
 
+class Planesd:
+    """Lay the colours of a batch one after the other, as MONAI takes ``[B, H, W]``; back again where not ``flat``."""
+
+    def __init__(self, flat: bool) -> None:
+        self.flat = flat
+
+    def __call__(self, data: Data) -> dict[str, Any]:
+        image = data["image"]
+        if self.flat:
+            return {**data, "image": image.flatten(0, -3), "planes": image.shape[:-2]}
+        out = {**data, "image": image.reshape(*data["planes"], *image.shape[-2:])}
+        return {name: value for name, value in out.items() if name != "planes"}
+
+
 class Channelsd:
-    """Give a batch of grey images ``[B, H, W]`` equal channels, ``[B, channels, H, W]``."""
+    """Give a batch of grey images ``[B, H, W]`` equal channels, ``[B, channels, H, W]``; colours stay as they are."""
 
     def __init__(self, channels: int) -> None:
         self.channels = channels
 
     def __call__(self, data: Data) -> dict[str, Any]:
-        return {**data, "image": data["image"][:, None].expand(-1, self.channels, -1, -1)}
+        image = data["image"]
+        return {**data, "image": (image[:, None] if image.ndim == 3 else image).expand(-1, self.channels, -1, -1)}
 
 
 class BatchAffined:
@@ -188,9 +211,10 @@ class BatchAffined:
         # A shift by a share of the side is twice that on torch's grid from -1 to 1.
         across, down = draws[:, _ACROSS] * s.translate * 2, draws[:, _DOWN] * s.translate * 2
         theta = torch.stack([cosine * mirror, -sine, across, sine * mirror, cosine, down], dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(theta, [len(image), 1, *image.shape[1:]], align_corners=False)
-        moved = F.grid_sample(image[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return {**data, "image": moved[:, 0]}
+        planes = image[:, None] if image.ndim == 3 else image
+        grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
+        moved = F.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return {**data, "image": moved.view_as(image)}
 
 
 class BatchGammad:
@@ -202,7 +226,7 @@ class BatchGammad:
     def __call__(self, data: Data) -> dict[str, Any]:
         if not self.bound:
             return dict(data)
-        exponent = torch.exp(data["draws"][:, _GAMMA] * self.bound)[:, None, None]
+        exponent = _spread(torch.exp(data["draws"][:, _GAMMA] * self.bound), data["image"])
         # Rounding in the steps before can leave a value just below 0, which has no power.
         return {**data, "image": data["image"].clamp(0, 1) ** exponent}
 
@@ -214,10 +238,11 @@ class BatchNoised:
     the batch, the same on every device, and far cheaper than a generator an image.
     """
 
-    def __init__(self, settings: AugmentationSettings, size: int, seed: int) -> None:
+    def __init__(self, settings: AugmentationSettings, size: Shape, seed: int, channels: int = 1) -> None:
         self.bound = settings.noise
+        height, width = height_and_width(size)
         strip = np.random.default_rng([seed, 2]).standard_normal(
-            size * size + _NOISE_STARTS if self.bound else 0, dtype=np.float32
+            height * width * channels + _NOISE_STARTS if self.bound else 0, dtype=np.float32
         )
         self.strip = torch.from_numpy(strip)
 
@@ -229,4 +254,9 @@ class BatchNoised:
         start = ((draws[:, _NOISE_START] + 1) / 2 * (_NOISE_STARTS - 1)).long()
         noise = self.strip.unfold(0, image[0].numel(), 1)[start].view_as(image)
         strength = (draws[:, _NOISE] + 1) / 2 * self.bound
-        return {**data, "image": image + noise * strength[:, None, None]}
+        return {**data, "image": image + noise * _spread(strength, image)}
+
+
+def _spread(values: Tensor, image: Tensor) -> Tensor:
+    """One number an image, in a shape that goes with the batch."""
+    return values.reshape(-1, *[1] * (image.ndim - 1))

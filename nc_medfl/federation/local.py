@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.data.store import Store
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.choice import Chosen, Score
@@ -69,26 +70,38 @@ class LocalFederation:
         settings: the job's.
         configs: of the sites, by name.
         state: folder for what sites keep from round to round.
+        stores: of the sites, by name, where they are open already.
 
     Raises:
         UserError: if a store is missing or labelled for other findings.
     """
 
-    def __init__(self, settings: JobSettings, configs: Mapping[str, SiteConfig], state: Path) -> None:
+    def __init__(
+        self,
+        settings: JobSettings,
+        configs: Mapping[str, SiteConfig],
+        state: Path,
+        stores: Mapping[str, Store] | None = None,
+    ) -> None:
         self._start = build_network(settings, pretrained=True)
         self.settings = settings.for_sites()
         self.workers = {
-            name: make_worker(self.settings, config, state / name, _RUN_ID) for name, config in sorted(configs.items())
+            name: make_worker(self.settings, config, state / name, _RUN_ID, (stores or {}).get(name))
+            for name, config in sorted(configs.items())
         }
 
-    def rounds(self) -> Iterator[LocalRound]:
-        """All rounds of the job, each as it ends."""
+    def rounds(self, *, score: bool = True) -> Iterator[LocalRound]:
+        """All rounds of the job, each as it ends.
+
+        Args:
+            score: have each site score the model before it trains it, as in FLARE; training is the same without.
+        """
         model = {name: value.detach().clone() for name, value in self._start.state_dict().items()}
         controls = first_controls(self._start) if get_method(self.settings.method).has_memory else {}
         axes, weighting = class_parameters(self._start), self.settings.aggregation.weighting
         for number in range(self.settings.rounds):
             sent = join_extras(model, controls)
-            updates = {name: worker.train(sent, number) for name, worker in self.workers.items()}
+            updates = {name: worker.train(sent, number, score=score) for name, worker in self.workers.items()}
             parts = [SiteUpdate(name, u.params, u.n_samples, u.before.statistics) for name, u in updates.items()]
             controls = moved(controls, {name: update.extras for name, update in updates.items()}, len(updates))
             before, model = model, average(model, parts, weighting=weighting, class_axes=axes)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.class_statistics import SiteStatistics
@@ -59,11 +60,13 @@ class TrainerDied(Exception):
     """A trainer process that ended without an answer; the text names nothing of the site."""
 
 
-def make_worker(settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str) -> SiteWorker:
-    """A site's worker, with its state of this federation where the job keeps any."""
+def make_worker(
+    settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str, store: Store | None = None
+) -> SiteWorker:
+    """A site's worker, with its state of this federation where the job keeps any; ``store`` if it is open already."""
     keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
     state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
-    return SiteWorker(settings, config, state, run_id)
+    return SiteWorker(settings, config, state, run_id, store)
 
 
 def do_task(worker: SiteWorker, task: Task) -> Answer:

@@ -87,19 +87,25 @@ class SiteWorker:
         state: where the site keeps its optimiser, and what else the method keeps, between rounds; None where it
             keeps nothing.
         run_id: of the federation, for the account of what privacy was spent.
+        store: its images, where they are open already; None opens the store that its settings name.
 
     Raises:
         UserError: if the store is missing, empty or labelled for other findings.
     """
 
     def __init__(
-        self, settings: JobSettings, config: SiteConfig, state: SiteState | None = None, run_id: str = ""
+        self,
+        settings: JobSettings,
+        config: SiteConfig,
+        state: SiteState | None = None,
+        run_id: str = "",
+        store: Store | None = None,
     ) -> None:
         self.settings = settings
         self.state = state
         self.config = config
         self.vocabulary = load_vocabulary(settings.vocabulary)
-        self.store: Store = open_site(config, self.vocabulary)
+        self.store: Store = open_site(config, self.vocabulary) if store is None else store
         if config.threads:
             torch.set_num_threads(config.threads)
         self._device = pick_device(config.device)
@@ -116,15 +122,20 @@ class SiteWorker:
         self._seed = int.from_bytes(digest[:4], "big")
         self.guard = Guard(config.privacy, self.store.folder, run_id, entropy(), counts=parallel.rank() == 0)
 
-    def train(self, params: Mapping[str, Tensor], round_number: int) -> LocalUpdate:
+    def train(self, params: Mapping[str, Tensor], round_number: int, *, score: bool = True) -> LocalUpdate:
         """Score the global model on the validation split, then train it here for one round.
 
         Args:
             params: the global model's parameters and buffers, and what the method sends beside them.
             round_number: 0 for the first.
+            score: False leaves scores and sums of features out and counts labels alone, which takes no time.
         """
         model, received = split_extras(params)
-        before = self.validate(model)
+        if score:
+            before = self.validate(model)
+        else:
+            self.load(model)
+            before = GlobalModelCheck([], self._statistics(features=False))
         result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         # A loss tells of the patients as the model does, and has no noise on it.
@@ -218,7 +229,7 @@ class SiteWorker:
             split,
             batch_size=self.config.batch_size or training_settings.batch_size,
             training=training,
-            size=self.settings.image_size or min(_PUBLISHED_SIZE, self.store.size),
+            size=network_size(self.settings, self.store),
             normalisation=training_settings.normalisation,
             channels=self.settings.network.in_channels,
             augmentation=AugmentationSettings() if training_settings.augment else None,
@@ -243,8 +254,8 @@ class SiteWorker:
         return self._say_withheld([_auc_row(*column) for column in columns], hidden)
 
     @torch.inference_mode()
-    def _statistics(self) -> SiteStatistics:
-        """Counts from the labels; sums of the loaded model's features over the training split.
+    def _statistics(self, *, features: bool = True) -> SiteStatistics:
+        """Counts from the labels; sums of the loaded model's features over the training split, if it has any.
 
         All NaN where the site or the job wants none. A class with fewer positives than the site's
         ``privacy.min_positives`` is withheld, and, where no noise hides it, any sum of a single patient's images.
@@ -259,7 +270,7 @@ class SiteWorker:
         labels = self.store.labels()[rows]
         of_kind = np.stack([labels == 1, labels == 0])
         counts = of_kind.sum(axis=1).astype(np.float64)
-        if not get_method(self.settings.method).has_class_features:
+        if not (features and get_method(self.settings.method).has_class_features):
             return self.guard.statistics(SiteStatistics(counts), n_images)
         sums = self._feature_sums(rows)
         if not privacy.statistics_noise:
@@ -277,6 +288,14 @@ class SiteWorker:
             total = part if total is None else total + part
         sums: npt.NDArray[np.float64] = total.sums.numpy().copy()
         return sums
+
+
+def network_size(settings: JobSettings, store: Store) -> tuple[int, int]:
+    """What the network reads, its longer side being what the job asks for, or the stored one up to the published."""
+    longer = max(store.shape)
+    side = settings.image_size or min(_PUBLISHED_SIZE, longer)
+    height, width = (round(length * side / longer) for length in store.shape)
+    return height, width
 
 
 def _without(found: Predictions, hidden: npt.NDArray[np.bool_]) -> Predictions:

@@ -44,14 +44,15 @@ class Backbone(nn.Module):
     """A feature extractor: image ``[B, in_channels, H, W]`` to feature map ``[B, channels, h, w]``.
 
     Args:
-        name: ``small`` (3 blocks, for 64 px on a CPU), ``resnet18``, ``resnet50`` or ``densenet121``.
+        name: ``small`` (3 blocks, for 64 px on a CPU), ``small32`` (the same with a wider stem of stride 1, for 32 px),
+            ``resnet18``, ``resnet50`` or ``densenet121``.
         in_channels: channels of the image.
         norm: ``batch``, or ``group`` (32 groups or the largest power of two that divides): group
             statistics are not shared between images, so skewed sites can't spoil them.
 
     Attributes:
         name: as given.
-        channels: of the feature map: 96, 512, 2048, 1024.
+        channels: of the feature map: 96, 96, 512, 2048, 1024.
         features: the layers, under the names that torchvision gives them where it has the network.
 
     Raises:
@@ -130,8 +131,16 @@ def _densenet121(in_channels: int) -> OrderedDict[str, nn.Module]:
     return _named([*net.features.named_children(), ("relu5", nn.ReLU(inplace=True))], "conv0")
 
 
-def _small(in_channels: int) -> OrderedDict[str, nn.Module]:
-    """Stem of stride 2 and two residual blocks of stride 2: 64 px give a map of 8 x 8 with 96 channels."""
+def _small(stem: int, stride: int) -> Callable[[int], OrderedDict[str, nn.Module]]:
+    """A stem and two residual blocks of stride 2: with a stem of stride 2, 64 px give a map of 8 x 8."""
+
+    def build(in_channels: int) -> OrderedDict[str, nn.Module]:
+        return _small_layers(in_channels, stem, stride)
+
+    return build
+
+
+def _small_layers(in_channels: int, stem: int, stride: int) -> OrderedDict[str, nn.Module]:
     from monai.networks.nets.resnet import ResNetBlock
 
     def block(inside: int, outside: int) -> nn.Module:
@@ -140,10 +149,10 @@ def _small(in_channels: int) -> OrderedDict[str, nn.Module]:
         return result
 
     net = [
-        ("conv1", nn.Conv2d(in_channels, 16, 3, stride=2, padding=1, bias=False)),
-        ("bn1", nn.BatchNorm2d(16)),
+        ("conv1", nn.Conv2d(in_channels, stem, 3, stride=stride, padding=1, bias=False)),
+        ("bn1", nn.BatchNorm2d(stem)),
         ("act", nn.ReLU(inplace=True)),
-        ("layer1", block(16, 48)),
+        ("layer1", block(stem, 48)),
         ("layer2", block(48, 96)),
     ]
     for _, layer in net:
@@ -154,7 +163,8 @@ def _small(in_channels: int) -> OrderedDict[str, nn.Module]:
 
 
 _SPECS: dict[str, _Spec] = {
-    "small": _Spec(_small, 96, "conv1.weight", "ccc"),
+    "small": _Spec(_small(16, 2), 96, "conv1.weight", "ccc"),
+    "small32": _Spec(_small(24, 1), 96, "conv1.weight", "cc"),
     "resnet18": _Spec(_resnet("resnet18"), 512, "conv1.weight", "ccccc"),
     "resnet50": _Spec(_resnet("resnet50"), 2048, "conv1.weight", "ccccc"),
     "densenet121": _Spec(_densenet121, 1024, "conv0.weight", "ccfff"),

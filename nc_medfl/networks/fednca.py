@@ -37,7 +37,7 @@ class FedNCANet(nn.Module):
 
     Args:
         num_classes: C, the findings of the vocabulary, in its order.
-        backbone: ``small``, ``resnet18``, ``resnet50`` or ``densenet121``.
+        backbone: ``small``, ``small32``, ``resnet18``, ``resnet50`` or ``densenet121``.
         in_channels: channels of the image.
         feature_dim: D; None takes the backbone's own channels, another number adds a 1x1 projection.
         norm: ``batch`` or ``group``.

@@ -28,7 +28,7 @@ class PooledNet(nn.Module):
 
     Args:
         num_classes: C, the findings of the vocabulary, in its order.
-        backbone: ``small``, ``resnet18``, ``resnet50`` or ``densenet121``.
+        backbone: ``small``, ``small32``, ``resnet18``, ``resnet50`` or ``densenet121``.
         in_channels: channels of the image.
         head: ``linear``, or ``mlp`` (LayerNorm, a hidden layer of D, GELU), the published baseline's.
         norm: ``batch`` or ``group``.

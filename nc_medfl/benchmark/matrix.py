@@ -1,0 +1,334 @@
+"""What a bench runs: a YAML file of data sets, partitions, methods and seeds (docs/reference/matrix.md)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nc_medfl.config import JobSettings, Settings, parse, read_yaml
+from nc_medfl.errors import UserError
+from nc_medfl.presets import merged, published
+
+#: Names of data sets, partitions and methods, which are folders and entries of tables too.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
+Json = dict[str, Any]
+
+
+class CompositeData(Settings):
+    """Two pictures of different classes on one canvas (METHOD section 5).
+
+    Attributes:
+        path: a folder or a zip of class folders; a relative path counts from the matrix file.
+        size: side of each picture in pixels; the canvas is twice as wide.
+        train: canvases for training; ``val`` and ``test`` likewise.
+        two: share of the canvases with two pictures.
+        fractions: of the pictures for train, val and test, where the folders don't say.
+    """
+
+    kind: Literal["composite"]
+    path: Path
+    size: int = Field(default=32, ge=8, le=512)
+    train: int = Field(default=4000, ge=2)
+    val: int = Field(default=1000, ge=2)
+    test: int = Field(default=2000, ge=2)
+    two: float = Field(default=0.5, ge=0, le=1)
+    fractions: tuple[float, float, float] = (0.6, 0.15, 0.25)
+
+
+class StoreData(Settings):
+    """A prepared store, dealt out by the partition.
+
+    Attributes:
+        path: the ``--out`` of ``nc-medfl prepare``, or its ``store`` folder.
+    """
+
+    kind: Literal["store"]
+    path: Path
+
+
+class SitesData(Settings):
+    """Stores of several hospitals; the partition ``natural`` leaves them as they are, others deal their pool out.
+
+    Attributes:
+        path: a folder of sites, each ``NAME/site.yaml`` with a store, as ``nc-medfl partition`` and ``demo`` write it.
+    """
+
+    kind: Literal["sites"]
+    path: Path
+
+
+class SyntheticData(Settings):
+    """The synthetic hospitals of ``nc-medfl demo``, drawn and prepared afresh for each seed.
+
+    Attributes:
+        sites: number of hospitals.
+        patients: of each.
+        size: side of the stored images in pixels.
+    """
+
+    kind: Literal["synthetic"]
+    sites: int = Field(default=4, ge=2)
+    patients: int = Field(default=120, ge=10)
+    size: int = Field(default=64, ge=32)
+
+
+class MedMnistData(Settings):
+    """An npz file of MedMNIST, multi-label (ChestMNIST) or with one class an image (DermaMNIST).
+
+    Attributes:
+        path: the npz file, with its published splits.
+        composite: put two images of different classes on one canvas, for data of one class an image.
+        train: images (or canvases) for training, at most; None takes all. ``val`` and ``test`` likewise.
+        two: share of the canvases with two images.
+    """
+
+    kind: Literal["medmnist"]
+    path: Path
+    composite: bool = False
+    train: int | None = Field(default=None, ge=2)
+    val: int | None = Field(default=None, ge=2)
+    test: int | None = Field(default=None, ge=2)
+    two: float = Field(default=0.5, ge=0, le=1)
+
+
+class VocData(Settings):
+    """PASCAL VOC 2012: the folder ``VOCdevkit/VOC2012``, its 20 classes by ``ImageSets/Main``.
+
+    Attributes:
+        path: the folder that holds ``JPEGImages`` and ``ImageSets``.
+        size: side in pixels.
+    """
+
+    kind: Literal["voc"]
+    path: Path
+    size: int = Field(default=224, ge=32)
+
+
+DataSettings = Annotated[
+    CompositeData | StoreData | SitesData | SyntheticData | MedMnistData | VocData, Field(discriminator="kind")
+]
+
+
+class PartitionSpec(Settings):
+    """How a pool is dealt out to sites.
+
+    Attributes:
+        sites: number of sites.
+        alpha: Dirichlet concentration of the classes over sites; None deals every class evenly.
+        missing_classes: findings of which each site holds no positive.
+        quantity_alpha: Dirichlet concentration of the site sizes; None for equal sizes.
+        unknown: findings whose labels each site does not know (partially annotated sites).
+        unknown_as: ``unknown`` leaves them out of everything; ``negative`` takes them for absent, as is often done.
+        natural: leave the sites of the data as they are.
+        min_images: training images that each site gets at least.
+    """
+
+    sites: int = Field(default=10, ge=2)
+    alpha: float | None = Field(default=None, gt=0)
+    missing_classes: int = Field(default=0, ge=0)
+    quantity_alpha: float | None = Field(default=None, gt=0)
+    unknown: int = Field(default=0, ge=0)
+    unknown_as: Literal["unknown", "negative"] = "unknown"
+    natural: bool = False
+    min_images: int = Field(default=10, ge=1)
+
+
+_PARTS = {
+    "dirichlet": ("alpha", float),
+    "missing": ("missing_classes", int),
+    "quantity": ("quantity_alpha", float),
+    "unknown": ("unknown", int),
+    "asnegative": ("unknown", int),
+}
+
+
+def partition_by_name(name: str) -> Json:
+    """The settings that a partition's name stands for: parts joined by ``+``.
+
+    Example:
+        >>> partition_by_name("dirichlet0.1+missing5")
+        {'alpha': 0.1, 'missing_classes': 5}
+
+    Raises:
+        UserError: if a part is unknown.
+    """
+    out: Json = {}
+    for part in name.split("+"):
+        match = re.fullmatch(r"([a-z]+)([0-9.]*)", part)
+        word, number = (match[1], match[2]) if match else (part, "")
+        if word in ("iid", "natural") and not number:
+            out |= {"natural": True} if word == "natural" else {}
+        elif word in _PARTS and number:
+            key, kind = _PARTS[word]
+            out[key] = kind(number)
+            if word == "asnegative":
+                out["unknown_as"] = "negative"
+        else:
+            raise UserError(
+                f"partitions: '{name}': no part '{part}'. Join iid, natural, dirichlet<alpha>, missing<n>, "
+                "quantity<alpha>, unknown<n>, asnegative<n> by '+', or give the partition's settings below its name."
+            )
+    return out
+
+
+class BenchEvaluation(Settings):
+    """When models are measured, and how one round is chosen.
+
+    Attributes:
+        every: the global model is measured every so many rounds.
+        late: and after each of the last so many rounds.
+        choose: the round whose model is reported: the ``best`` macro AUC on validation, or the ``last``.
+        batch_size: images a batch where nothing is trained.
+    """
+
+    every: int = Field(default=5, ge=1)
+    late: int = Field(default=4, ge=1)
+    choose: Literal["best", "last"] = "best"
+    batch_size: int = Field(default=250, ge=1)
+
+
+class Matrix(Settings):
+    """A matrix file.
+
+    Attributes:
+        name: of the study.
+        engine: ``local`` (in this process) or ``flare`` (the simulator); the same training code.
+        seeds: of the runs; a number ``n`` stands for ``0 .. n-1``. Composites, partitions and weights hang on it.
+        settings: job settings of all runs.
+        datasets: by name.
+        partitions: by name; without settings the name says them.
+        methods: by name: job settings, ``regime``, and ``published`` (start from the published settings); without any,
+            the name is one of ``methods.yaml``.
+        evaluation: when and how models are measured.
+        baseline: the method that others are compared with in tables; None for the first.
+    """
+
+    name: Name = "bench"
+    engine: Literal["local", "flare"] = "local"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    settings: Json = Field(default={})
+    datasets: dict[Name, DataSettings] = Field(min_length=1)
+    partitions: dict[Name, PartitionSpec] = Field(min_length=1)
+    methods: dict[Name, Json] = Field(min_length=1)
+    evaluation: BenchEvaluation = BenchEvaluation()
+    baseline: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        out = dict(content)
+        if isinstance(out.get("seeds"), int):
+            out["seeds"] = list(range(out["seeds"]))
+        for key in ("partitions", "methods"):
+            if isinstance(out.get(key), list):
+                out[key] = dict.fromkeys(out[key])
+        if isinstance(out.get("partitions"), dict):
+            out["partitions"] = {name: _partition(name, given) for name, given in out["partitions"].items()}
+        if isinstance(out.get("methods"), dict):
+            out["methods"] = {name: given or {} for name, given in out["methods"].items()}
+        return out
+
+    @model_validator(mode="after")
+    def _fits(self) -> Matrix:
+        if self.baseline is not None and self.baseline not in self.methods:
+            raise ValueError(f"baseline '{self.baseline}' is none of the methods: {', '.join(self.methods)}")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds: name one or more, each once")
+        return self
+
+
+def _partition(name: str, given: Any) -> Any:
+    if given is None or set(given) <= {"sites", "min_images"}:
+        return {**partition_by_name(str(name)), **(given or {})}
+    return given
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run of a matrix."""
+
+    dataset: str
+    partition: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder below ``runs``: the row of the matrix is the address."""
+        return Path(self.dataset) / self.partition / self.method / f"seed{self.seed}"
+
+
+def load_matrix(path: Path, data: Sequence[str] = ()) -> Matrix:
+    """Read a matrix file; relative paths in it count from its own folder.
+
+    Args:
+        path: of the file.
+        data: ``NAME=PATH`` for each data set that lies elsewhere than the file says.
+
+    Raises:
+        UserError: for a bad file, an unknown key, or settings that no job takes.
+    """
+    content = read_yaml(path)
+    matrix = parse(Matrix, content, where=str(path), text=path.read_text(encoding="utf-8"))
+    home = path.resolve().parent
+    datasets = {
+        name: data.model_copy(update={"path": (home / place.expanduser())})
+        if isinstance(place := getattr(data, "path", None), Path) and not place.is_absolute()
+        else data
+        for name, data in matrix.datasets.items()
+    }
+    for text in data:
+        name, sign, place = text.partition("=")
+        if not sign or not place or name not in datasets or not hasattr(datasets[name], "path"):
+            raise UserError(f"--data {text}: expected NAME=PATH with one of {', '.join(datasets)}.")
+        datasets[name] = datasets[name].model_copy(update={"path": Path(place).expanduser().resolve()})
+    matrix = matrix.model_copy(update={"datasets": datasets})
+    for method in matrix.methods:
+        job_of(matrix, method, seed=0, where=str(path))
+    return matrix
+
+
+def run_keys(matrix: Matrix) -> Iterator[RunKey]:
+    """All runs, seeds first: a study that is cut short has some seeds of everything."""
+    for seed in matrix.seeds:
+        for dataset in matrix.datasets:
+            for partition in matrix.partitions:
+                for method in matrix.methods:
+                    yield RunKey(dataset, partition, method, seed)
+
+
+def job_of(
+    matrix: Matrix, method: str, *, seed: int, where: str = "matrix", more: Mapping[str, Any] | None = None
+) -> JobSettings:
+    """Job settings of a method's run: what the package says of it, then the matrix, then the method's own.
+
+    Raises:
+        UserError: for a method that the package doesn't know by name and that the matrix doesn't describe.
+    """
+    content = merged(matrix.settings, preset(method, matrix.methods.get(method, {}), where), more or {})
+    content.pop("regime", None)
+    return parse(JobSettings, {**content, "seed": seed}, where=f"{where}: methods.{method}")
+
+
+def regime_of(matrix: Matrix, method: str) -> str:
+    """``federated``, ``local`` (every site alone) or ``pooled`` (all images in one place)."""
+    found = str(preset(method, matrix.methods.get(method, {}), "matrix").get("regime", "federated"))
+    if found not in ("federated", "local", "pooled"):
+        raise UserError(f"methods.{method}.regime: '{found}' is none of federated, local, pooled. Name one of them.")
+    return found
+
+
+def preset(method: str, given: Json, where: str) -> Json:
+    """Settings of a method: those of its name in ``methods.yaml``, if it is there, with the given ones on top."""
+    known = read_yaml(Path(__file__).with_name("methods.yaml"))
+    if method not in known and not given:
+        raise UserError(f"{where}: methods: '{method}' has no settings, and is none of {', '.join(known)}.")
+    content = merged(known.get(method) or {}, given)
+    return merged(published(), content) if content.pop("published", False) else content

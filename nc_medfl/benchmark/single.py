@@ -1,0 +1,282 @@
+"""One run of a bench: a data set, a partition, a method, a seed; in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+
+from nc_medfl import __version__
+from nc_medfl.benchmark import pools, sites
+from nc_medfl.benchmark.datasets import make_pool, source_print
+from nc_medfl.benchmark.matrix import Matrix, RunKey, job_of, regime_of
+from nc_medfl.benchmark.measuring import Row, Scored, mean_rows, measured_sizes, rows_of, score, short
+from nc_medfl.benchmark.sites import DealtPool
+from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.data.store import Store, hash_of, write_atomic, write_json
+from nc_medfl.federation.local import LocalFederation
+from nc_medfl.labels import Vocabulary, load_vocabulary
+from nc_medfl.networks import FedNCANet
+from nc_medfl.training.model import build_network
+
+#: Columns of ``results.csv``.
+COLUMNS = ("dataset", "partition", "method", "seed", "round", "split", "site", "finding", "metric", "value")
+RESULTS, CHOSEN, SKEW, RUN_JSON, VOCABULARY = "results.csv", "chosen.csv", "skew.csv", "run.json", "vocabulary.yaml"
+SCHEMA_VERSION = 1
+_PACKAGES = ("torch", "monai", "nvflare", "numpy", "scikit-learn")
+
+#: Called with rounds done and rounds in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the runs of one data set, partition and seed share."""
+
+    pool: pools.Pool
+    dealt: DealtPool
+    vocabulary: Path
+
+
+@lru_cache(maxsize=1)
+def _pool(data: Any, seed: int, cache: Path) -> pools.Pool:
+    return make_pool(data, seed, cache)
+
+
+@lru_cache(maxsize=1)
+def prepare(matrix_out: Path, name: str, data: Any, partition: Any, seed: int) -> Prepared:
+    """Make the pool and deal it out; the last one is kept, for the methods of a seed follow each other."""
+    pool = _pool(data, seed, matrix_out / "cache")
+    folder = matrix_out / "cache" / "vocabularies"
+    file = _vocabulary_file(folder, name, pool.findings)
+    dealt = sites.deal(pool, partition, seed, folder, load_vocabulary(str(file)))
+    return Prepared(pool, dealt, file)
+
+
+def _vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path:
+    content = yaml.safe_dump({"name": name, "findings": list(findings)}, sort_keys=False, allow_unicode=True).encode()
+    path = folder / hashlib.sha256(content).hexdigest()[:12] / VOCABULARY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        write_atomic(path, content)
+    return path
+
+
+def settings_of(matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What decides a run's numbers, as JSON values; two runs with equal ones need not both be made."""
+    return {
+        "dataset": matrix.datasets[key.dataset].model_dump(mode="json", exclude={"path"}),
+        "partition": matrix.partitions[key.partition].model_dump(mode="json"),
+        "job": job_of(matrix, key.method, seed=key.seed, more=more).model_dump(mode="json"),
+        "regime": regime_of(matrix, key.method),
+        "evaluation": matrix.evaluation.model_dump(mode="json"),
+        "engine": matrix.engine,
+        "data": source_print(matrix.datasets[key.dataset]),
+        "version": pools.VERSION,
+    }
+
+
+def run_single(
+    matrix: Matrix, key: RunKey, out: Path, progress: Progress, more: Mapping[str, Any] | None = None
+) -> None:
+    """Make one run and write its folder; ``run.json`` comes last and says that it is whole.
+
+    Args:
+        matrix: the study.
+        key: which run.
+        out: of the study.
+        progress: told of rounds.
+        more: job settings on top, such as a search found.
+    """
+    torch.set_num_threads(1)
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    given = settings_of(matrix, key, more)
+    prepared = prepare(out, key.dataset, matrix.datasets[key.dataset], matrix.partitions[key.partition], key.seed)
+    settings = _job(matrix, key, prepared, more)
+    curve, chosen = _measured(matrix, key, settings, prepared, progress)
+    folder = out / "runs" / key.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"dataset": key.dataset, "partition": key.partition, "method": key.method, "seed": key.seed}
+    _write_csv(folder / RESULTS, [{**about, **row} for row in curve], COLUMNS)
+    _write_csv(folder / CHOSEN, [{**about, **row} for row in curve if row["round"] == chosen], COLUMNS)
+    skew = [{**about, **row} for row in prepared.dealt.skew]
+    _write_csv(folder / SKEW, skew, tuple(skew[0]))
+    score_ = [
+        r["value"]
+        for r in curve
+        if (r["round"], r["split"], r["finding"], r["metric"]) == (chosen, "val", "macro", "auc")
+    ]
+    write_json(
+        folder / RUN_JSON,
+        {
+            "schema_version": SCHEMA_VERSION,
+            **about,
+            "settings": given,
+            "settings_hash": hash_of(given),
+            "data": prepared.pool.fingerprint,
+            "chosen_round": chosen,
+            "validation_auc": score_[0] if score_ else None,
+            "n_parameters": sum(p.numel() for p in build_network(settings).parameters()),
+            "skew": _skew_summary(prepared.dealt.skew),
+            "versions": {"python": platform.python_version(), "nc_medfl": __version__, **_versions()},
+            "start": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 1),
+            "outcome": "finished",
+        },
+    )
+
+
+def _job(matrix: Matrix, key: RunKey, prepared: Prepared, more: Mapping[str, Any] | None) -> JobSettings:
+    settings = job_of(matrix, key.method, seed=key.seed, more=more)
+    network = settings.network
+    if prepared.pool.channels == 3:
+        network = network.model_copy(update={"in_channels": 3})
+    return settings.model_copy(update={"vocabulary": str(prepared.vocabulary), "network": network})
+
+
+def _measured(
+    matrix: Matrix, key: RunKey, settings: JobSettings, prepared: Prepared, progress: Progress
+) -> tuple[list[Row], int]:
+    """All rows of a run, and the round whose model is reported."""
+    regime = regime_of(matrix, key.method)
+    vocabulary = load_vocabulary(str(prepared.vocabulary))
+    parts = []
+    groups = _groups(regime, prepared, vocabulary)
+    for number, stores in enumerate(groups):
+
+        def tell(done: int, total: int, before: int = number) -> None:
+            progress(before * total + done, len(groups) * total)
+
+        parts.append(_federated(matrix, settings, prepared, stores, tell))
+    rows = {
+        number: mean_rows([part[number] for part in parts]) if len(parts) > 1 else parts[0][number]
+        for number in parts[0]
+    }
+    chosen = _choose(rows, matrix.evaluation.choose)
+    rows = {number: found if number in (chosen, settings.rounds) else short(found) for number, found in rows.items()}
+    return [{"round": number, **row} for number, found in rows.items() for row in found], chosen
+
+
+def _groups(regime: str, prepared: Prepared, vocabulary: Vocabulary) -> list[dict[str, Store]]:
+    """The federations of a run: one of all sites, one of a single site that holds all, or one for each site."""
+    dealt = prepared.dealt
+    if regime == "local":
+        return [{name: store} for name, store in dealt.sites.items()]
+    if regime == "pooled":
+        return [sites.pooled(dealt, prepared.pool, Path("pooled"), vocabulary)]
+    return [dealt.sites]
+
+
+def _federated(
+    matrix: Matrix, settings: JobSettings, prepared: Prepared, stores: dict[str, Store], progress: Progress
+) -> dict[int, list[Row]]:
+    """Rows of the global model after each round in which it is measured."""
+    wanted = measured_rounds(settings.rounds, matrix.evaluation.every, matrix.evaluation.late)
+    network = build_network(settings)
+    found = {}
+    for number, model, losses in global_models(settings, stores, progress):
+        rows = [_loss_row(name, value) for name, value in losses.items()]
+        if number in wanted:
+            network.load_state_dict(model)
+            rows += _rows(network, prepared, settings, matrix)
+        found[number] = rows
+    return found
+
+
+def global_models(
+    settings: JobSettings, stores: Mapping[str, Store], progress: Progress
+) -> Iterator[tuple[int, dict[str, Tensor], dict[str, float]]]:
+    """Round, the model that it gave, and the mean losses of its training, round by round."""
+    configs = {
+        name: SiteConfig(name=name, store=store.folder, device="auto", threads=1) for name, store in stores.items()
+    }
+    with tempfile.TemporaryDirectory(prefix="nc-medfl-bench-") as state:
+        federation = LocalFederation(settings, configs, Path(state), stores)
+        for done in federation.rounds(score=False):
+            losses = [update.losses for update in done.updates.values()]
+            means = {name: float(np.mean([one[name] for one in losses])) for name in losses[0]}
+            progress(done.number, settings.rounds)
+            yield done.number, done.model, means
+
+
+def measured_rounds(rounds: int, every: int, late: int) -> set[int]:
+    """The rounds after which the global model is measured.
+
+    Example:
+        >>> sorted(measured_rounds(20, 10, 2))
+        [10, 19, 20]
+    """
+    return {number for number in range(1, rounds + 1) if number % every == 0 or number > rounds - late}
+
+
+def _rows(network: Any, prepared: Prepared, settings: JobSettings, matrix: Matrix) -> list[Row]:
+    size = measured_sizes(prepared.dealt, settings)
+
+    def scored(store: Store) -> Scored:
+        return score(network, store, settings.for_sites(), size, matrix.evaluation.batch_size)
+
+    frame = network.frame if isinstance(network, FedNCANet) else None
+    validation, test = scored(prepared.dealt.validation), scored(prepared.dealt.test)
+    return rows_of(validation, test, settings, prepared.pool.findings, frame)
+
+
+def _choose(rows: Mapping[int, list[Row]], rule: str) -> int:
+    """The round with the highest macro AUC on validation, or the last that was measured."""
+    scores = {
+        number: row["value"]
+        for number, found in rows.items()
+        for row in found
+        if (row["split"], row["finding"], row["metric"]) == ("val", "macro", "auc") and row["value"] is not None
+    }
+    if rule == "last" or not scores:
+        return max(rows)
+    return max(scores, key=lambda number: (scores[number], -number))
+
+
+def _loss_row(name: str, value: float) -> Row:
+    return {"split": "train", "site": "all", "finding": "all", "metric": name, "value": value}
+
+
+def _skew_summary(rows: list[Row]) -> dict[str, Any]:
+    def mean(column: str) -> float | None:
+        told = [row[column] for row in rows if row[column] is not None]
+        return float(np.mean(told)) if told else None
+
+    sizes = [row["train"] for row in rows]
+    return {
+        "label_skew": mean("label_skew"),
+        "total_variation": mean("total_variation"),
+        "findings_a_site": mean("n_findings"),
+        "train_images": int(sum(sizes)),
+        "smallest": int(min(sizes)),
+        "largest": int(max(sizes)),
+    }
+
+
+def _write_csv(path: Path, rows: list[Row], columns: tuple[str, ...]) -> None:
+    table = pd.DataFrame(rows, columns=list(columns))
+    write_atomic(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    out = {}
+    for name in _PACKAGES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out

@@ -1,0 +1,54 @@
+"""``nc-medfl bench``: methods beside each other, on the same data, sites and seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nc_medfl.cli.console import console, emit, progress_bar
+
+
+def bench(
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX.yaml", help="Data sets, partitions, methods and seeds.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study; what is there already is not run again.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a thread each.")] = 1,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH: where the data of that name lies, instead of what the file says."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only runs whose address fits, such as '*/iid/fedavg/*'. Repeatable.")
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Run nothing; make the tables of what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Run a matrix of data sets, partitions, methods and seeds; stop it at any time, and run it again to go on.
+
+    Example: `nc-medfl bench benchmarks/cpu/core.yaml --data cifar10_composites=cifar10/train.zip --jobs 2 --out study`
+    """
+    from nc_medfl.benchmark.matrix import load_matrix
+    from nc_medfl.benchmark.report import write_report
+    from nc_medfl.benchmark.runner import Outcome, run_matrix
+    from nc_medfl.errors import RunFailed, UserError
+
+    study = load_matrix(matrix, data or [])
+    if tables:
+        if not (out / "runs").is_dir():
+            raise UserError(f"{out}: no runs in it. Leave --tables out to make them.")
+        outcome = Outcome(0, 0, {})
+        paths = write_report(study, out)
+    else:
+        with progress_bar("Runs") as progress:
+            try:
+                outcome = run_matrix(study, out, jobs=jobs, only=only, progress=progress)
+            finally:
+                # Stopped or failed, the study has the tables of what is there.
+                paths = write_report(study, out) if (out / "runs").is_dir() else []
+    for folder, reason in sorted(outcome.failed.items()):
+        console.print(f"{folder}: {reason}", markup=False)
+    payload = {"out": str(out), "made": outcome.made, "kept": outcome.kept, "failed": outcome.failed}
+    emit(payload | {"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
+    if outcome.failed:
+        raise RunFailed(f"{len(outcome.failed)} runs failed. Mend what they say, and run the same command again.")
