@@ -62,6 +62,8 @@ class PrivacySettings(Settings):
         min_positives: statistics of a class with fewer positives than this in the training split are
             withheld (0: none are).
         min_test_positives: so are the metrics of a finding with fewer positives than this in the split they are of.
+        allow_histograms: false sends no histogram of scores with the final test.
+        min_bin_patients: fewest patients in a run of bins of such a histogram.
         min_patients: takes no part with fewer patients than this in the training split.
         min_images: takes no part with fewer images than this in the training split.
         allow_class_statistics: false sends neither counts nor feature sums of any class.
@@ -78,6 +80,8 @@ class PrivacySettings(Settings):
 
     min_positives: int = Field(default=0, ge=0)
     min_test_positives: int = Field(default=0, ge=0)
+    allow_histograms: bool = True
+    min_bin_patients: int = Field(default=5, ge=1)
     min_patients: int = Field(default=0, ge=0)
     min_images: int = Field(default=0, ge=0)
     allow_class_statistics: bool = True

@@ -181,7 +181,7 @@ def _newton(design: Floats, targets: Floats, start: Floats) -> Floats | None:
         while _cross_entropy(design @ (w - size * step), targets) > loss - 1e-4 * size * promised and size > _SMALL:
             size /= 2
         if size <= _SMALL:
-            return None
+            return w if promised < _SMALL else None  # rounding is all that is left, or something is wrong
         w = w - size * step
     return None
 

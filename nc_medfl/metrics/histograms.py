@@ -83,31 +83,34 @@ def bins_of(scores: npt.ArrayLike) -> Indices:
     return np.clip(np.searchsorted(EDGES, given, side="right") - 1, 0, N_BINS - 1)
 
 
-def count_runs(scores: npt.ArrayLike, minimum: int = 1) -> Runs:
-    """Count scores in runs of bins that each hold as many as it takes.
+def count_runs(scores: npt.ArrayLike, minimum: int = 1, patients: npt.ArrayLike | None = None) -> Runs:
+    """Count scores in runs of bins that each hold as many patients as it takes.
 
     Args:
         scores: probabilities, ``[N]``, all finite.
-        minimum: fewest scores in a run; 1 makes each bin that holds any a run of its own.
+        minimum: fewest patients in a run; 1 makes each bin that holds any a run of its own.
+        patients: whose score each is, ``[N]``; None takes each for a patient of its own.
 
     Returns:
-        The runs, by rising score; none where there are fewer scores than the minimum in all.
+        The runs, by rising score; none where there are fewer patients than the minimum in all.
     """
-    counts = np.bincount(bins_of(scores), minlength=N_BINS)
-    if counts.sum() < max(minimum, 1):
-        return Runs.none()
+    at = bins_of(scores)
+    order = np.argsort(at, kind="stable")
+    keys = np.arange(len(at)) if patients is None else np.asarray(patients)
+    filled, starts = np.unique(at[order], return_index=True)
     runs: list[tuple[int, int, int]] = []
-    first, held = -1, 0
-    for index in np.flatnonzero(counts).tolist():
-        first, held = (index, 0) if held == 0 else (first, held)
-        held += int(counts[index])
-        if held >= minimum:
-            runs.append((first, index, held))
-            held = 0
-    if held:  # what is left over at the top joins the run below it
+    first, count, seen = -1, 0, set[object]()
+    for index, members in zip(filled.tolist(), np.split(keys[order], starts[1:]), strict=False):
+        first = first if count else index
+        count += len(members)
+        seen.update(members.tolist())
+        if len(seen) >= minimum:
+            runs.append((first, index, count))
+            count, seen = 0, set()
+    if count and runs:  # what is left over at the top joins the run below it
         before = runs.pop()
-        runs.append((before[0], int(np.flatnonzero(counts)[-1]), before[2] + held))
-    table = np.array(runs, dtype=np.int64)
+        runs.append((before[0], int(filled[-1]), before[2] + count))
+    table = np.array(runs, dtype=np.int64).reshape(-1, 3)
     return Runs(table[:, 0], table[:, 1], table[:, 2])
 
 
@@ -166,8 +169,14 @@ def _won(positives: Floats, negatives: Floats, ties: float) -> float:
     return float(positives @ (below + ties * negatives))
 
 
-def brier_bounds(positives: Runs, negatives: Runs) -> Bounded:
-    """Mean squared error of all sites' patients together, with the error that bins and runs bring."""
+def brier_bounds(positives: Runs, negatives: Runs, *, hidden: int = 0) -> Bounded:
+    """Mean squared error of all sites' patients together, with the error that bins and runs bring.
+
+    Args:
+        positives: of all sites.
+        negatives: of all sites.
+        hidden: scores that sites hold back, of either label; each is off by anything from 0 to 1.
+    """
     reason = _undefined(positives, negatives, both=False)
     if reason:
         return Bounded(np.nan, np.nan, np.nan, reason)
@@ -180,7 +189,8 @@ def brier_bounds(positives: Runs, negatives: Runs) -> Bounded:
     )
     middle = (EDGES[:-1] + EDGES[1:]) / 2
     value = positives.spread() @ np.square(1 - middle) + negatives.spread() @ np.square(middle)
-    return Bounded(float(np.clip(value / n, low / n, high / n)), float(low / n), float(high / n))
+    guess = float(np.clip(value / n, low / n, high / n))
+    return Bounded(guess, float(low / (n + hidden)), float((high + hidden) / (n + hidden)))
 
 
 def mass_edges(positives: Runs, negatives: Runs, bins: int = 10) -> Indices:
@@ -195,13 +205,14 @@ def mass_edges(positives: Runs, negatives: Runs, bins: int = 10) -> Indices:
     return np.unique(np.concatenate([[0], inner, [N_BINS]])).astype(np.int64)
 
 
-def ece_bounds(positives: Runs, negatives: Runs, groups: Indices) -> Bounded:
+def ece_bounds(positives: Runs, negatives: Runs, groups: Indices, *, hidden: int = 0) -> Bounded:
     """Expected calibration error over given groups of bins, with the error that bins and runs bring.
 
     Args:
         positives: of all sites.
         negatives: of all sites.
         groups: first bins of the groups, and ``N_BINS`` last, as :func:`mass_edges` gives them.
+        hidden: scores that sites hold back, of either label; each can move the sum by 1 either way.
     """
     reason = _undefined(positives, negatives, both=False)
     if reason:
@@ -218,8 +229,9 @@ def ece_bounds(positives: Runs, negatives: Runs, groups: Indices) -> Bounded:
         low += max(0.0, lowest, -highest)
         high += max(abs(lowest), abs(highest))
         value += abs(float(gaps[start:end].sum()))
-    low, high = low / n, min(high / n, 1.0)
-    return Bounded(float(np.clip(value / n, low, high)), low, high)
+    value = float(np.clip(value, low, high) / n)
+    low, high = max(0.0, low - hidden) / (n + hidden), min((high + hidden) / (n + hidden), 1.0)
+    return Bounded(value, low, high)
 
 
 def _sum_bounds(runs: Runs, start: int, end: int, *, shift: float) -> tuple[float, float]:

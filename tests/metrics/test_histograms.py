@@ -78,14 +78,19 @@ def test_bounds_hold_for_the_pooled_scores(sites, minimum):
 
 @settings(max_examples=200, deadline=None)
 @given(sites=_sites(), minimum=st.sampled_from([2, 5, 10]))
-def test_bounds_of_the_auc_hold_for_the_patients_held_back_too(sites, minimum):
+def test_bounds_hold_for_the_patients_held_back_too(sites, minimum):
     positives, negatives = _runs(sites, minimum)
     scores, labels = (np.concatenate([site[k] for site in sites]) for k in (0, 1))
     if not positives.total or not negatives.total:
         return
-    most = [sum((y == k).sum() < minimum for _, y in sites) * (minimum - 1) for k in (1, 0)]
-    found = auc_bounds(positives, negatives, hidden_positives=most[0], hidden_negatives=most[1])
+    held = [int((labels == k).sum()) - runs.total for k, runs in ((1, positives), (0, negatives))]
+    found = auc_bounds(positives, negatives, hidden_positives=held[0], hidden_negatives=held[1])
     assert found.low - _ROUNDING <= roc_auc_score(labels, scores) <= found.high + _ROUNDING
+    brier = brier_bounds(positives, negatives, hidden=sum(held))
+    assert brier.low - _ROUNDING <= np.mean((scores - labels) ** 2) <= brier.high + _ROUNDING
+    groups = mass_edges(positives, negatives)
+    ece = ece_bounds(positives, negatives, groups, hidden=sum(held))
+    assert ece.low - _ROUNDING <= exact_ece(scores, labels, groups) <= ece.high + _ROUNDING
 
 
 @settings(max_examples=100, deadline=None)
@@ -134,6 +139,12 @@ def test_runs_by_hand():
         (10, 20, 2),
         (30, 40, 4),
     ]
+
+
+def test_many_images_of_one_patient_are_one_patient():
+    scores, patients = [0.1, 0.1, 0.1, 0.2, 0.3, 0.9], [1, 1, 1, 2, 3, 4]
+    assert count_runs(scores, 2, patients).count.tolist() == [4, 2]
+    assert count_runs(scores, 5, patients).total == 0
 
 
 def test_bins_cover_all_scores_in_equal_steps_of_the_logit():
