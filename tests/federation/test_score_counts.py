@@ -58,9 +58,8 @@ def test_what_the_server_works_out_bounds_the_auc_of_all_patients_together(
     own = [row for name, found in sites.items() for row in rows_of(name, found)]
     rows = federation_rows({k: v for k, v in told.items() if v}, own, FINDINGS, run="r", model="m")
     for c, finding in enumerate(FINDINGS):
-        scores, labels = (
-            np.concatenate([getattr(f, name)[:, c] for f in sites.values()]) for name in ("scores", "labels")
-        )
+        scores = np.concatenate([found.scores[:, c] for found in sites.values()])
+        labels = np.concatenate([found.labels[:, c] for found in sites.values()])
         known = ~np.isnan(labels)
         row = next(r for r in rows if (r["finding"], r["metric"]) == (finding, "auc"))
         assert row["n_annotated"] + row["n_withheld"] == known.sum()
@@ -74,8 +73,8 @@ def test_what_the_server_works_out_bounds_the_auc_of_all_patients_together(
 def test_every_run_that_leaves_holds_as_many_patients_as_the_site_wants() -> None:
     found = a_site(1)
     content = json.loads(sent(found, min_bin_patients=6)[keys.HISTOGRAMS])
-    for given in content["test"].values():
-        for runs in given:
+    for kinds in content["test"].values():
+        for runs in kinds:
             # Two images a patient: six patients have six images or more.
             assert all(count >= 6 for _, _, count in runs)
 
