@@ -149,7 +149,7 @@ def _rows(
         for c, finding in enumerate(findings):
             row: dict[str, object] = {"scope": scope, "rule": rule.rule, "target": rule.target, "finding": finding}
             row |= {"threshold": thresholds.values[c]}
-            row |= {f"val_{name}": value for name, value in _numbers(on_validation[:, c]).items() if name in COSTS}
+            row |= {f"val_{name}": float(value) for name, value in _numbers(on_validation[:, c]).items()}
             row |= _known(found[1], c, "val") | _known(test[1], c, "test")
             cells = values["cells"][:, c]
             told = not np.isnan(thresholds.values[c])
