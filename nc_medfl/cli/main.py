@@ -26,6 +26,7 @@ _VERBS = (
     "check",
     "run",
     "export",
+    "export-model",
     "stop",
     "evaluate",
     "predict",
