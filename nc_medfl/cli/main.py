@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nc_medfl import __version__
-from nc_medfl.cli.audit import audit
-from nc_medfl.cli.bench import bench
-from nc_medfl.cli.check import check
 from nc_medfl.cli.console import console
-from nc_medfl.cli.demo import demo
-from nc_medfl.cli.evaluate import evaluate
-from nc_medfl.cli.export import export
-from nc_medfl.cli.labels import labels
-from nc_medfl.cli.partition import partition
-from nc_medfl.cli.prepare import prepare
-from nc_medfl.cli.report import report
-from nc_medfl.cli.run import run
-from nc_medfl.cli.site import site
-from nc_medfl.cli.stop import stop
-from nc_medfl.cli.withdraw import withdraw
 from nc_medfl.errors import NcMedflError
 
 _STOPPED = 130
 
+#: In the order in which they are listed. Each is a function, or a Typer of its own, in the module of its name.
+_VERBS = (
+    "demo",
+    "labels",
+    "prepare",
+    "partition",
+    "check",
+    "run",
+    "export",
+    "export-model",
+    "stop",
+    "evaluate",
+    "predict",
+    "report",
+    "bench",
+    "withdraw",
+    "audit",
+    "site",
+)
+
+
+class _Verbs(TyperGroup):
+    """Imports a verb when it is asked for: what preparing needs takes longer to import than predicting takes."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Names of all verbs."""
+        return list(_VERBS)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        """The verb of this name; None where there is none."""
+        if cmd_name not in _VERBS:
+            return None
+        module = cmd_name.replace("-", "_")
+        verb = getattr(importlib.import_module(f"nc_medfl.cli.{module}"), module)
+        if isinstance(verb, typer.Typer):
+            return typer.main.get_command(verb)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        single.command(cmd_name)(verb)
+        return typer.main.get_command(single)
+
+
 app = typer.Typer(
     name="nc-medfl",
+    cls=_Verbs,
     help="One multi-label chest X-ray model across hospitals that see different diseases; no image leaves a site.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _verb in (demo, labels, prepare, partition, check, run, export, stop, evaluate, report, bench, withdraw, audit):
-    app.command()(_verb)
-app.add_typer(site)
 
 
 @app.callback(invoke_without_command=True)

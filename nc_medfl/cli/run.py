@@ -120,8 +120,9 @@ def run_federation(
         run_folder.end_run(out, record, "failed")
         raise
     run_folder.end_run(out, record, "finished")
+    model = _portable(out, sites)
     page = write_report(out)
-    return _print_summary(rows, page, out, int(record["best_round"]), as_json)
+    return _print_summary(rows, page, out, int(record["best_round"]), as_json, model)
 
 
 def _check_sites(settings: JobSettings, sites: Path) -> dict[str, Store]:
@@ -136,6 +137,19 @@ def _check_sites(settings: JobSettings, sites: Path) -> dict[str, Store]:
     # A network that can't be built, or weights that don't fit.
     build_network(settings, pretrained=True)
     return stores
+
+
+def _portable(out: Path, sites: Path | None) -> Path | None:
+    """The model file that leaves the run; a run is no failure for want of one."""
+    from nc_medfl.federation.portable import package_run
+
+    try:
+        with progress_bar("writing the model file") as advance:
+            advance(0, 1)
+            return package_run(out, sites)
+    except UserError as error:
+        console.print(f"warning: no portable model: {error}", style="yellow", markup=False)
+        return None
 
 
 def _empty(
@@ -190,14 +204,22 @@ def summary_of(rows: Any) -> dict[str, dict[str, float | None]]:
     return out
 
 
-def _print_summary(rows: Any, page: Path, out: Path, best_round: int, as_json: bool) -> dict[str, Any]:
+def _print_summary(
+    rows: Any, page: Path, out: Path, best_round: int, as_json: bool, model: Path | None = None
+) -> dict[str, Any]:
     macro = summary_of(rows)
     lines = [f"test macro AUC (chosen: round {best_round})"]
     for site, numbers in macro.items():
         lines.append(f"  {site:<20} {_interval(numbers)}")
     metrics = out / "metrics.csv"
-    payload = {"macro_auc": macro, "best_round": best_round, "report": str(page), "metrics": str(metrics)}
-    emit(payload, [*lines, str(metrics), str(page)], as_json)
+    payload: dict[str, Any] = {
+        "macro_auc": macro,
+        "best_round": best_round,
+        "report": str(page),
+        "metrics": str(metrics),
+        "model": None if model is None else str(model),
+    }
+    emit(payload, [*lines, *([] if model is None else [str(model)]), str(metrics), str(page)], as_json)
     return payload
 
 

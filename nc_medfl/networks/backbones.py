@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nc_medfl.networks import plain
 from nc_medfl.networks.etf import ArchitectureError
 
 Norm = Literal["batch", "group"]
@@ -17,6 +18,7 @@ Norm = Literal["batch", "group"]
 
 class _Spec(NamedTuple):
     build: Callable[[int], OrderedDict[str, nn.Module]]
+    plain: Callable[[int], OrderedDict[str, nn.Module]]  # the same in torch alone
     channels: int
     stem: str  # the weight of the first convolution
     halvings: str  # a letter for each halving of the map: c rounds up, f rounds down
@@ -49,6 +51,8 @@ class Backbone(nn.Module):
         in_channels: channels of the image.
         norm: ``batch``, or ``group`` (32 groups or the largest power of two that divides): group
             statistics are not shared between images, so skewed sites can't spoil them.
+        library: ``monai`` builds it from MONAI's networks, ``torch`` from the same layers without importing
+            MONAI. Names, shapes and answers are the same; initial weights may not be.
 
     Attributes:
         name: as given.
@@ -59,7 +63,7 @@ class Backbone(nn.Module):
         ValueError: if the name or the norm is unknown (also a ``UserError``).
     """
 
-    def __init__(self, name: str, in_channels: int = 1, norm: str = "batch") -> None:
+    def __init__(self, name: str, in_channels: int = 1, norm: str = "batch", library: str = "monai") -> None:
         super().__init__()
         if name not in _SPECS:
             raise ArchitectureError(f"no backbone '{name}' (there are: {', '.join(_SPECS)}). Name one of these.")
@@ -69,7 +73,8 @@ class Backbone(nn.Module):
         self.name = name
         self.channels = spec.channels
         self.stem = spec.stem
-        self.features = nn.Sequential(spec.build(in_channels))
+        layers = spec.build(in_channels) if library == "monai" else spec.plain(in_channels)
+        self.features = nn.Sequential(_named(layers.items(), spec.stem.removesuffix(".weight")))
         if norm == "group":
             _batch_to_group_norm(self.features)
 
@@ -119,7 +124,7 @@ def _resnet(builder: str) -> Callable[[int], OrderedDict[str, nn.Module]]:
             feed_forward=False,
         )
         names = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
-        return _named(((name, getattr(net, name)) for name in names), "conv1")
+        return OrderedDict((name, getattr(net, name)) for name in names)
 
     return build
 
@@ -128,7 +133,7 @@ def _densenet121(in_channels: int) -> OrderedDict[str, nn.Module]:
     from monai.networks.nets import DenseNet121
 
     net: Any = DenseNet121(spatial_dims=2, in_channels=in_channels, out_channels=1)
-    return _named([*net.features.named_children(), ("relu5", nn.ReLU(inplace=True))], "conv0")
+    return OrderedDict([*net.features.named_children(), ("relu5", nn.ReLU(inplace=True))])
 
 
 def _small(stem: int, stride: int) -> Callable[[int], OrderedDict[str, nn.Module]]:
@@ -159,13 +164,13 @@ def _small_layers(in_channels: int, stem: int, stride: int) -> OrderedDict[str, 
         for module in layer.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return _named(net, "conv1")
+    return OrderedDict(net)
 
 
 _SPECS: dict[str, _Spec] = {
-    "small": _Spec(_small(16, 2), 96, "conv1.weight", "ccc"),
-    "small32": _Spec(_small(24, 1), 96, "conv1.weight", "cc"),
-    "resnet18": _Spec(_resnet("resnet18"), 512, "conv1.weight", "ccccc"),
-    "resnet50": _Spec(_resnet("resnet50"), 2048, "conv1.weight", "ccccc"),
-    "densenet121": _Spec(_densenet121, 1024, "conv0.weight", "ccfff"),
+    "small": _Spec(_small(16, 2), plain.small, 96, "conv1.weight", "ccc"),
+    "small32": _Spec(_small(24, 1), plain.small32, 96, "conv1.weight", "cc"),
+    "resnet18": _Spec(_resnet("resnet18"), plain.resnet18, 512, "conv1.weight", "ccccc"),
+    "resnet50": _Spec(_resnet("resnet50"), plain.resnet50, 2048, "conv1.weight", "ccccc"),
+    "densenet121": _Spec(_densenet121, plain.densenet121, 1024, "conv0.weight", "ccfff"),
 }

@@ -50,6 +50,7 @@ class FedNCANet(nn.Module):
         init_scale: where the classifier's scale starts.
         init_weights: local file with weights of the backbone, trained elsewhere.
         init_seed: seed of all other weights, apart from torch's global generator; None draws from that.
+        library: whose layers the backbone is built from (see :class:`Backbone`).
 
     Attributes:
         backbone, projection, class_attention, classifier: the parts, in the order of the data's way.
@@ -76,12 +77,13 @@ class FedNCANet(nn.Module):
         init_scale: float = 10.0,
         init_weights: str | None = None,
         init_seed: int | None = 0,
+        library: str = "monai",
     ) -> None:
         super().__init__()
         if queries not in _QUERIES:
             raise ArchitectureError(f"no queries '{queries}' (there are: {', '.join(_QUERIES)}). Name one of these.")
         with seeded_weights(init_seed):
-            self.backbone = Backbone(backbone, in_channels, norm)
+            self.backbone = Backbone(backbone, in_channels, norm, library)
             dim = self.backbone.channels if feature_dim is None else feature_dim
             frame = simplex_etf(num_classes, dim, seed=frame_seed)
             self.projection: nn.Module = nn.Identity()

@@ -34,6 +34,7 @@ class PooledNet(nn.Module):
         norm: ``batch`` or ``group``.
         init_weights: local file with weights of the backbone, trained elsewhere.
         init_seed: seed of all other weights, apart from torch's global generator; None draws from that.
+        library: whose layers the backbone is built from (see :class:`Backbone`).
 
     Raises:
         ValueError: if a name is unknown or there is no class (also a ``UserError``).
@@ -50,6 +51,7 @@ class PooledNet(nn.Module):
         norm: str = "batch",
         init_weights: str | None = None,
         init_seed: int | None = 0,
+        library: str = "monai",
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -57,7 +59,7 @@ class PooledNet(nn.Module):
         if head not in ("linear", "mlp"):
             raise ArchitectureError(f"no head '{head}' (there are: linear, mlp). Name one of these.")
         with seeded_weights(init_seed):
-            self.backbone = Backbone(backbone, in_channels, norm)
+            self.backbone = Backbone(backbone, in_channels, norm, library)
             self.head = _head(head, self.backbone.channels, num_classes)
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,
