@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,6 +135,22 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_been(sites: Path, tmp_p
     record = json.loads((killed / "run.json").read_text())
     assert (record["outcome"], record["resumed"]) == ("finished", 1)
     assert "has finished" in run(sites, killed, *settings, more=("--resume",), code=2)
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_but_its_folder(
+    sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, out = tmp_path / "tmp", tmp_path / "run"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    with started(sites, out, "rounds=50") as process:
+        wait_until(lambda: finished_rounds(out) >= 1)
+        assert list(scratch.glob("*/*/fednca_cxr"))  # FLARE's copy of the job
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not list(scratch.iterdir())
+    assert not processes_of(out)
+    assert json.loads((out / "run.json").read_text())["outcome"] == "failed"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ FLARE's errors become one line with a remedy. A connection that is lost on the w
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import RunFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.kit import Kit
@@ -38,6 +40,14 @@ _MISSES = (
     api_spec.InternalError,
     api_spec.AuthorizationError,
     api_spec.JobNotFound,
+)
+
+
+#: How a job ends that has failed by itself: an error in it, or a server or client that died under it.
+_FAILED = (
+    RunStatus.FINISHED_EXECUTION_EXCEPTION.value,
+    RunStatus.FINISHED_ABNORMAL.value,
+    RunStatus.FAILED_TO_RUN.value,
 )
 
 
@@ -220,6 +230,24 @@ def abort(link: Link, job_id: str) -> None:
     link.patience = 0.0
     with suppress(Exception):
         link.call(lambda session: session.abort_job(job_id))
+
+
+def may_restart(status: str, results: Path | None) -> bool:
+    """Whether a job that has ended this way could end well if it were submitted again.
+
+    An abort is somebody's wish, and a user's mistake stays one.
+    """
+    if status not in _FAILED:
+        return False
+    path = results / keys.SERVER_ERROR if results else None
+    if path is None or not path.is_file():
+        return True
+    return bool(json.loads(path.read_text(encoding="utf-8"))["kind"] != UserError.__name__)
+
+
+def going_on(settings: JobSettings) -> JobSettings:
+    """The settings of a job that goes on where one before it ended."""
+    return settings.model_copy(update={"federation": settings.federation.model_copy(update={"resume": True})})
 
 
 def failure(status: str, job_id: str) -> str:
