@@ -43,8 +43,11 @@ _MISSES = (
 )
 
 
+#: Our word for a job whose server was killed and started again. Seconds that it takes to be sure.
+LOST, _LOST_SECONDS = "LOST", 10.0
 #: How a job ends that has failed by itself: an error in it, or a server or client that died under it.
 _FAILED = (
+    LOST,
     RunStatus.FINISHED_EXECUTION_EXCEPTION.value,
     RunStatus.FINISHED_ABNORMAL.value,
     RunStatus.FAILED_TO_RUN.value,
@@ -160,25 +163,42 @@ def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str
         period: seconds between looks.
 
     Returns:
-        The status it ended with.
+        The status it ended with; ``LOST`` for a job that went with its server.
 
     Raises:
         UserError: if the server doesn't know the job, or this administrator may not look at it.
     """
-    last = ""
+    last, lost_since = "", None
     while True:
         status, submitted = _status(link, job_id)
         if status != last:
-            on_status(status, submitted)
+            on_status(status, submitted.isoformat(timespec="seconds"))
             last = status
         if status.startswith("FINISHED"):
             return status
-        if status == RunStatus.RUNNING.value:
-            listener.hear(_told(link, job_id))
+        told = _told(link, job_id) if status == RunStatus.RUNNING.value else None
+        listener.hear(told)
+        if status == RunStatus.RUNNING.value and told is None and _is_lost(link, job_id, submitted):
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since >= _LOST_SECONDS:
+                return LOST
+        else:
+            lost_since = None
         time.sleep(period)
 
 
-def _status(link: Link, job_id: str) -> tuple[str, str]:
+def _is_lost(link: Link, job_id: str, submitted: datetime) -> bool:
+    """Whether the server was started after the job was submitted, and doesn't run it.
+
+    FLARE 2.9.0 lists a job that a killed server was running as RUNNING for ever, and can't abort it.
+    """
+    info = link.call(lambda session: session.get_system_info())
+    began = info.server_info.start_time
+    running = {str(job.job_id) for job in info.job_info}
+    return isinstance(began, int | float) and began > submitted.timestamp() and job_id not in running
+
+
+def _status(link: Link, job_id: str) -> tuple[str, datetime]:
     try:
         meta = link.call(lambda session: session.get_job_meta(job_id))
     except api_spec.JobNotFound as error:
@@ -188,7 +208,7 @@ def _status(link: Link, job_id: str) -> tuple[str, str]:
     except api_spec.AuthorizationError as error:
         raise UserError(f"{link.user} may not look at jobs in {link.kit.project}. Ask the coordinator.") from error
     submitted = datetime.fromtimestamp(float(meta[JobMetaKey.SUBMIT_TIME.value]), timezone.utc)
-    return str(meta[JobMetaKey.STATUS.value]), submitted.isoformat(timespec="seconds")
+    return str(meta[JobMetaKey.STATUS.value]), submitted
 
 
 def _told(link: Link, job_id: str) -> Any:
@@ -254,6 +274,10 @@ def failure(status: str, job_id: str) -> str:
     """What to say of a job that ended otherwise than well, when nobody has told more."""
     said = {
         RunStatus.FINISHED_ABORTED.value: "it was aborted.",
+        LOST: (
+            "the server was started again while it ran, and FLARE does not take it up. Run it with --resume, or set "
+            "federation.restarts."
+        ),
         RunStatus.FINISHED_CANT_SCHEDULE.value: (
             "the server could not start it: too few sites were ready, or they refuse it. Ask the sites to look at "
             "their logs, and to run 'nc-medfl check'."

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nc_medfl.errors import NcMedflError, RunFailed, UserError
+from nc_medfl.errors import NcMedflError, UserError
 from nc_medfl.federation.processes import ask_to_end_with_parent
 
 if TYPE_CHECKING:
@@ -151,12 +151,8 @@ def _follow(
         note(event="status", status=status, job_id=job_id, submitted=submitted)
 
     status = session.follow(link, job_id, listener, on_status, _PERIOD)
-    try:
-        results = session.fetch(link, job_id, Path(spec["folder"]))
-    except RunFailed:
-        if not may_restart:
-            raise
-        results = None  # a server that was killed may have kept the rounds, and no results
+    # A job that went with its server has left its rounds there, and no results.
+    results = None if status == session.LOST else session.fetch(link, job_id, Path(spec["folder"]))
     if results:
         listener.read(results / "progress.jsonl")
     if not (may_restart and session.may_restart(status, results)):
