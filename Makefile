@@ -50,6 +50,8 @@ bench: setup
 	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
 	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
 	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
+	$(BIN)/python benchmarks/memory_rounds.py --json build/bench-memory.json --csv build/bench-memory.csv
+	$(BIN)/python benchmarks/wire.py --json build/bench-wire.json --csv build/bench-wire.csv
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

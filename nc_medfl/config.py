@@ -291,6 +291,9 @@ class FederationSettings(Settings):
         grace: seconds to wait for the others once ``min_sites`` updates are in.
         retries: a round with fewer updates than ``min_sites`` is repeated so many times before the job ends.
         resume: go on from the last finished round of the newest job of this name that did not end.
+        restarts: a job that fails (its server was killed, a client's job process died, too few sites answered) is
+            submitted again so many times by the command that follows it, and goes on from its last finished round
+            with the sites that are there. POC and production; the simulator has nobody to submit to.
     """
 
     min_sites: int | None = Field(default=None, ge=1)
@@ -298,6 +301,7 @@ class FederationSettings(Settings):
     grace: int = Field(default=60, ge=0)
     retries: int = Field(default=2, ge=0)
     resume: bool = False
+    restarts: int = Field(default=0, ge=0)
 
 
 class EvaluationSettings(Settings):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 #: Brings the loopback interface up (SIOCSIFFLAGS with IFF_UP | IFF_RUNNING); 'ip' isn't everywhere.
-_LOOPBACK_UP = (
+LOOPBACK_UP = (
     "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH14s', b'lo', 0x41, b''))"
 )
 
@@ -38,7 +38,7 @@ def require_namespace() -> None:
     """Skip the test where the system doesn't permit namespaces."""
     try:
         done = subprocess.run(
-            [*_unshare(), "python3", "-c", _LOOPBACK_UP], capture_output=True, text=True, timeout=30, check=False
+            [*_unshare(), "python3", "-c", LOOPBACK_UP], capture_output=True, text=True, timeout=30, check=False
         )
     except FileNotFoundError:
         pytest.skip("no 'unshare' or 'setpriv' here, and FLARE listens on all interfaces of the machine")
@@ -62,7 +62,7 @@ class Shell:
             text=True,
             start_new_session=True,
         )
-        code, output = self.run(f'python3 -c "{_LOOPBACK_UP}"')
+        code, output = self.run(f'python3 -c "{LOOPBACK_UP}"')
         assert code == 0, output
 
     def run(self, command: str, timeout: float = 120) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from deploy_support import Shell
 from tests_support import REPOSITORY, tiny_site
 
 SITES = ("alpha", "beta")
+ADMIN, MEMBER = "admin@example.org", "looker@example.org"
 #: A federation of seconds: training inside the client costs no start of a process a task.
 SETTINGS = ("network.backbone=small", "training.lr=1e-3", "evaluation.resamples=0", "rounds=2")
 
@@ -25,10 +26,10 @@ SETTINGS = ("network.backbone=small", "training.lr=1e-3", "evaluation.resamples=
 class Place:
     """A folder with jobs and sites, and a shell in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sites: Sequence[str] = SITES) -> None:
         self.folder = folder
         (folder / "jobs").symlink_to(REPOSITORY / "jobs")
-        for seed, name in enumerate(SITES):
+        for seed, name in enumerate(sites):
             make_site(folder / "sites", name, seed)
         (folder / "home").mkdir()
         programs = Path(sys.executable).parent
@@ -59,6 +60,19 @@ class Place:
         """Command lines with all the words, of every process in the namespace."""
         _, listed = self.shell.run("for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done 2>/dev/null")
         return [line for line in listed.splitlines() if all(word in line for word in words)]
+
+    def pids(self, *words: str) -> list[int]:
+        """Numbers, within the namespace, of the processes whose command line has all the words."""
+        _, listed = self.shell.run(
+            "for d in /proc/[0-9]*; do echo ${d#/proc/} $(tr '\\0' ' ' <$d/cmdline); done 2>/dev/null"
+        )
+        return [int(line.split()[0]) for line in listed.splitlines() if all(word in line for word in words)]
+
+    def kill(self, signal: str, *words: str) -> None:
+        """Send a signal to all of them; there must be one."""
+        pids = self.pids(*words)
+        assert pids, words
+        self.shell.run(f"kill -{signal} {' '.join(map(str, pids))}")
 
     def nothing_left(self, *words: str, seconds: float = 30) -> bool:
         """Whether no process with the words is left, after a while at most."""
@@ -96,6 +110,29 @@ def make_site(folder: Path, name: str, seed: int) -> Any:
     path = folder / name / "site.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "trainer": "inline"}))
     return store
+
+
+def provision(place: Place, workspace: str, sites: Sequence[str] = SITES, host: str = "localhost") -> Path:
+    """Make startup kits as a coordinator does; give their folder, below the place's."""
+    project = yaml.safe_load((REPOSITORY / "site_configs" / "project.yml").read_text())
+    project["participants"][0]["default_host"] = host
+    others = [p for p in project["participants"] if p["type"] != "client"]
+    clients = [{"name": name, "type": "client", "org": name} for name in sites]
+    member = {"name": MEMBER, "type": "admin", "org": "coordinator", "role": "member"}
+    project["participants"] = [*others, *clients, member]
+    (place.folder / "project.yml").write_text(yaml.safe_dump(project))
+    code, said = place.shell.run(f"nvflare provision -p project.yml -w {workspace}")
+    assert code == 0, said
+    return Path(workspace) / project["name"] / "prod_00"
+
+
+def settle(place: Place, kits: Path, sites: Sequence[str] = SITES, trainer: str = "inline") -> None:
+    """Settle server and sites in their kits, as each of them does."""
+    place.nc_medfl(f"site init {kits}/server")
+    for site in sites:
+        place.nc_medfl(f"site init {kits}/{site} --store sites/{site}/store --min-positives 2")
+        with (place.folder / kits / site / "local" / "site.yaml").open("a") as stream:
+            stream.write(f"trainer: {trainer}\n")  # inline costs no start of a process a task
 
 
 def options(sites: str | None, out: str, settings: Sequence[str] = SETTINGS) -> str:

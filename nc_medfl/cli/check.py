@@ -17,7 +17,10 @@ def check(
     ] = None,
     job: Annotated[
         Path | None,
-        typer.Option(help="A job folder that is to run, such as jobs/fednca_cxr; its findings are compared."),
+        typer.Option(
+            help="A job folder that is to run, such as jobs/fednca_cxr; its findings are compared, and the site's "
+            "policy is asked whether it takes part."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the job.")

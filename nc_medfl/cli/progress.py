@@ -66,6 +66,7 @@ _BEFORE: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "joined": lambda event: [f"joined the POC of {', '.join(event['sites'])}, on port {event['port']}"],
     "submitted": lambda event: [f"submitted job {event['job_id']}; connected: {', '.join(event['sites'])}"],
     "status": _status_line,
+    "restart": lambda event: [f"{event['reason']} Submitting it again, to go on from its last finished round."],
 }
 
 

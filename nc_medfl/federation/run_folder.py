@@ -188,6 +188,8 @@ def note_event(out: Path, run: dict[str, Any], event: Mapping[str, Any]) -> None
     """Write into ``run.json`` what an event tells of the job: its number, its sites, when it was submitted."""
     if event["event"] == "submitted":
         note_run(out, run, job_id=event["job_id"], sites=event["sites"])
+    elif event["event"] == "restart":
+        note_run(out, run, resumed=int(run["resumed"]) + 1)
     elif event["event"] == "status":
         # A job that is fetched later began before the command that fetches it.
         note_run(out, run, job_id=event["job_id"], started=min(str(run["started"]), str(event["submitted"])))

@@ -22,9 +22,10 @@ from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator, RefusedUpdate
 from nc_medfl.federation.controller import FederationController
-from nc_medfl.federation.controls import first_controls, moved
+from nc_medfl.federation.controls import bounded, first_controls, moved
 from nc_medfl.federation.exchange import Take
-from nc_medfl.training.methods import join_extras, split_extras
+from nc_medfl.federation.robust import combiner
+from nc_medfl.training.methods import Tensors, join_extras, split_extras
 from nc_medfl.training.model import build_network
 
 
@@ -45,8 +46,22 @@ class ScaffoldAggregator(NCAwareAggregator):
     def aggregate_model(self) -> FLModel:
         """The next global model; moves the control variate too."""
         self.settle()
-        self.controls = moved(self.controls, self._changes, max(self.n_sites, len(self._changes)))
+        n_sites = max(self.n_sites, len(self._changes))
+        combine = combiner(self._rules.robust, self._rules.trim_fraction) if self._is_robust else None
+        self.controls = moved(self.controls, self._bounded_changes(), n_sites, combine)
         return super().aggregate_model()
+
+    def _bounded_changes(self) -> dict[str, Tensors]:
+        """The sites' changes, none of them longer than the job's rules for updates allow."""
+        if self._rules.robust == "norm_clip":
+            return bounded(self._changes, 1.0)
+        # Refused by its change of the model, a site's change of control is gone by now; one that goes far in the
+        # control alone is cut, since the model it trained is as good as any.
+        return (
+            dict(self._changes)
+            if self._rules.norm_policy == "off"
+            else bounded(self._changes, self._rules.max_norm_ratio)
+        )
 
     def reset_stats(self) -> None:
         """Forget the updates of the last round."""

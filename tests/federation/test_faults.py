@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,6 +136,27 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_been(sites: Path, tmp_p
     record = json.loads((killed / "run.json").read_text())
     assert (record["outcome"], record["resumed"]) == ("finished", 1)
     assert "has finished" in run(sites, killed, *settings, more=("--resume",), code=2)
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_but_its_folder(
+    sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    # Python puts sockets there, whose paths may not be long.
+    with tempfile.TemporaryDirectory(prefix="t") as name:
+        monkeypatch.setenv("TMPDIR", name)
+        interrupt(sites, out, Path(name))
+    assert not processes_of(out)
+    assert json.loads((out / "run.json").read_text())["outcome"] == "failed"
+
+
+def interrupt(sites: Path, out: Path, scratch: Path) -> None:
+    with started(sites, out, "rounds=50") as process:
+        wait_until(lambda: finished_rounds(out) >= 1)
+        assert list(scratch.glob("*/*/fednca_cxr"))  # FLARE's copy of the job
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not list(scratch.iterdir())
 
 
 @pytest.fixture

@@ -125,6 +125,34 @@ def test_enough_of_everything_is_ok_and_nothing_to_train_on_fails(tmp_path: Path
     assert data.check_positives(empty, 0)[0].outcome == "failed"
 
 
+# Policy
+
+
+def test_a_sites_policy_is_asked_about_the_job_that_is_given(tmp_path: Path) -> None:
+    tiny_site(tmp_path, "st_mary", images=40)
+    path = tmp_path / "st_mary" / "site.yaml"
+    before = path.read_text()
+    given = ["--site-config", path, "--job", REPOSITORY / "jobs" / "fedavg_cxr", "--json"]
+
+    def policy_of(*more: object) -> tuple[int, dict[str, str]]:
+        code, output = check(*given, *more)
+        return code, {c["name"]: c for c in json.loads(output)["checks"]}["policy"]
+
+    code, found = policy_of()
+    assert (code, found["outcome"]) == (0, "ok")
+    assert found["text"] == "the site takes part in fedavg_cxr (train, fedavg)"
+    path.write_text(before + "privacy: {allowed_methods: [fednca], min_positives: 5}\n")
+    code, found = policy_of()
+    assert (code, found["outcome"]) == (1, "failed")
+    assert "the method 'fedavg' is not among privacy.allowed_methods" in found["text"]
+    code, found = policy_of("--set", "method=fednca", "--set", "release.min_positives=2")
+    assert (code, found["outcome"]) == (1, "failed")
+    assert "release.min_positives is 2, privacy.min_positives 5" in found["text"]
+    assert policy_of("--set", "method=fednca")[0] == 0
+    _, output = check("--site-config", path, "--json")
+    assert "policy" not in {c["name"] for c in json.loads(output)["checks"]}
+
+
 # Machine
 
 

@@ -26,8 +26,9 @@ NETWORK = build_network(SETTINGS)
 PRINTS = {**fingerprints(NETWORK, load_vocabulary("nih14")), "package": __version__, "preparation": "0" * 16}
 
 
-def an_aggregator(n_sites: int) -> ScaffoldAggregator:
-    aggregator = ScaffoldAggregator(to_arguments(SETTINGS))
+def an_aggregator(n_sites: int, **rules: Any) -> ScaffoldAggregator:
+    content = {"method": "scaffold", "network": {"backbone": "small"}, "aggregation": rules}
+    aggregator = ScaffoldAggregator(to_arguments(parse(JobSettings, content, where="test").for_sites()))
     aggregator.warning = lambda _text: None  # outside FLARE there is no context to log with
     aggregator.n_sites = n_sites
     return aggregator
@@ -58,6 +59,33 @@ def test_the_control_moves_by_the_sum_of_changes_over_all_sites() -> None:
     aggregator.reset_stats()
     aggregator.aggregate_model()
     assert all(bool((value == 2.0).all()) for value in aggregator.controls.values())
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        # Four of eight sites answer, with changes of 1, 2, 3 and 1000 everywhere.
+        ({"norm_policy": "off"}, 1006 / 8),
+        ({"robust": "median"}, 2.5 * 4 / 8),
+        # A quarter of four is one: 1 and 1000 are left out.
+        ({"robust": "trimmed_mean", "trim_fraction": 0.25}, 2.5 * 4 / 8),
+        # The median length is that of a change of 2.5: 3 and 1000 become that.
+        ({"robust": "norm_clip"}, (1 + 2 + 2.5 + 2.5) / 8),
+        # By default 1000 becomes 30 times 2.5.
+        ({}, (1 + 2 + 3 + 75) / 8),
+    ],
+    ids=["mean", "median", "trimmed", "clipped", "default"],
+)
+def test_a_poisoned_control_moves_the_servers_as_far_as_the_rules_let_it(
+    rules: dict[str, Any], expected: float
+) -> None:
+    aggregator = an_aggregator(8, **rules)
+    aggregator.reset_stats()
+    for site, change in (("a", 1.0), ("b", 2.0), ("c", 1000.0), ("d", 3.0)):
+        aggregator.accept_model(an_answer(site, change))
+    aggregator.aggregate_model()
+    for value in aggregator.controls.values():
+        torch.testing.assert_close(value, torch.full_like(value, expected), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -113,17 +113,20 @@ def test_a_stopped_command_takes_its_poc_with_it(place: Place, how: str, code: i
     assert record_of(place.folder / out)["outcome"] == ("failed" if how == "INT" else "running")
 
 
-def test_a_run_that_is_killed_goes_on_in_another_poc(place: Place) -> None:
-    settings = f"{options('sites', 'cut')} --set rounds=4"
+def test_a_run_whose_server_is_killed_goes_on_in_another_poc(place: Place) -> None:
+    settings = f"{options('sites', 'cut')} --set rounds=6"
     run = place.start(f"run jobs/fednca_cxr --env poc {settings}", "cut")
     run.wait_for("trained round 2")
-    run.signal("KILL")
-    run.end()
+    place.kill("KILL", "server_train")
+    assert run.end() == 1
+    (line,) = errors_in(run.said())
+    assert "the POC's server ended before the job did. Go on with --resume" in line
+    assert record_of(place.folder / "cut")["outcome"] == "failed"
     assert place.nothing_left("nvflare")
     said = place.nc_medfl(f"run jobs/fednca_cxr --env poc --resume {settings}")
     assert "going on after round" in said
     rounds = pd.read_csv(place.folder / "cut" / "updates.csv")
-    assert [*rounds["round"]] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [*rounds["round"]] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
 def test_an_error_at_a_site_ends_the_command_with_that_error(place: Place) -> None:

@@ -10,28 +10,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-import yaml
 from deploy_support import require_namespace, wait_for_text
-from flare_support import SETTINGS, SITES, Place, errors_in, options, record_of
+from flare_support import ADMIN, MEMBER, SETTINGS, SITES, Place, errors_in, options, provision, record_of, settle
 
 from nc_medfl.evaluation import read_metrics
-from tests_support import REPOSITORY
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
-
-ADMIN, MEMBER = "admin@example.org", "looker@example.org"
-
-
-def provision(place: Place, workspace: str) -> Path:
-    project = yaml.safe_load((REPOSITORY / "site_configs" / "project.yml").read_text())
-    others = [p for p in project["participants"] if p["type"] != "client"]
-    clients = [{"name": name, "type": "client", "org": name} for name in SITES]
-    member = {"name": MEMBER, "type": "admin", "org": "coordinator", "role": "member"}
-    project["participants"] = [*others, *clients, member]
-    (place.folder / "project.yml").write_text(yaml.safe_dump(project))
-    code, said = place.shell.run(f"nvflare provision -p project.yml -w {workspace}")
-    assert code == 0, said
-    return Path(workspace) / project["name"] / "prod_00"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def kits(place: Place) -> Path:
     """A federation of two hospitals that runs."""
     kits = provision(place, "kits")
-    place.nc_medfl(f"site init {kits}/server")
-    for site in SITES:
-        place.nc_medfl(f"site init {kits}/{site} --store sites/{site}/store --min-positives 2")
-        with (place.folder / kits / site / "local" / "site.yaml").open("a") as stream:
-            stream.write("trainer: inline\n")  # which costs no start of a process a task
+    settle(place, kits)
     for name in ("server", *SITES):
         assert place.shell.run(f"{kits}/{name}/startup/start.sh")[0] == 0
     wait_for_text(place.folder / kits / "server" / "log.txt", "Server started")

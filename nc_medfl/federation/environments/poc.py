@@ -19,7 +19,7 @@ import psutil
 
 from nc_medfl.config import SiteConfig, load_site_config
 from nc_medfl.data.store import write_json
-from nc_medfl.errors import RunFailed, UserError
+from nc_medfl.errors import NcMedflError, RunFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.environments import poc_folder
 from nc_medfl.federation.environments.base import (
@@ -37,7 +37,7 @@ from nc_medfl.federation.site_setup import carry_out, plan_site
 from nc_medfl.federation.turns import turns_environment
 
 _START_SECONDS = 120.0
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,14 @@ class Poc:
             patience=_PATIENCE_SECONDS,
             abort_on_end=self.keep,  # else its server ends anyway
         )
-        return submission.run(federation, federation.workspace / "session", on_event)
+        try:
+            return submission.run(federation, federation.workspace / "session", on_event)
+        except NcMedflError as error:
+            if poc_folder.running(poc.folder) is None:
+                log = poc.folder / poc_folder.HOLDER_LOG
+                message = f"the POC's server ended before the job did. Go on with --resume; see {log}."
+                raise RunFailed(message) from error
+            raise
 
     @contextmanager
     def _running(self, folder: Path, federation: Federation, on_event: OnEvent) -> Iterator[poc_folder.Running]:

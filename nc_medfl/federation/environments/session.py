@@ -5,6 +5,7 @@ FLARE's errors become one line with a remedy. A connection that is lost on the w
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import RunFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.kit import Kit
@@ -38,6 +40,17 @@ _MISSES = (
     api_spec.InternalError,
     api_spec.AuthorizationError,
     api_spec.JobNotFound,
+)
+
+
+#: Our word for a job whose server was killed and started again. Seconds that it takes to be sure.
+LOST, _LOST_SECONDS = "LOST", 10.0
+#: How a job ends that has failed by itself: an error in it, or a server or client that died under it.
+_FAILED = (
+    LOST,
+    RunStatus.FINISHED_EXECUTION_EXCEPTION.value,
+    RunStatus.FINISHED_ABNORMAL.value,
+    RunStatus.FAILED_TO_RUN.value,
 )
 
 
@@ -150,25 +163,42 @@ def follow(link: Link, job_id: str, listener: Listener, on_status: Callable[[str
         period: seconds between looks.
 
     Returns:
-        The status it ended with.
+        The status it ended with; ``LOST`` for a job that went with its server.
 
     Raises:
         UserError: if the server doesn't know the job, or this administrator may not look at it.
     """
-    last = ""
+    last, lost_since = "", None
     while True:
         status, submitted = _status(link, job_id)
         if status != last:
-            on_status(status, submitted)
+            on_status(status, submitted.isoformat(timespec="seconds"))
             last = status
         if status.startswith("FINISHED"):
             return status
-        if status == RunStatus.RUNNING.value:
-            listener.hear(_told(link, job_id))
+        told = _told(link, job_id) if status == RunStatus.RUNNING.value else None
+        listener.hear(told)
+        if status == RunStatus.RUNNING.value and told is None and _is_lost(link, job_id, submitted):
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since >= _LOST_SECONDS:
+                return LOST
+        else:
+            lost_since = None
         time.sleep(period)
 
 
-def _status(link: Link, job_id: str) -> tuple[str, str]:
+def _is_lost(link: Link, job_id: str, submitted: datetime) -> bool:
+    """Whether the server was started after the job was submitted, and doesn't run it.
+
+    FLARE 2.9.0 lists a job that a killed server was running as RUNNING for ever, and can't abort it.
+    """
+    info = link.call(lambda session: session.get_system_info())
+    began = info.server_info.start_time
+    running = {str(job.job_id) for job in info.job_info}
+    return isinstance(began, int | float) and began > submitted.timestamp() and job_id not in running
+
+
+def _status(link: Link, job_id: str) -> tuple[str, datetime]:
     try:
         meta = link.call(lambda session: session.get_job_meta(job_id))
     except api_spec.JobNotFound as error:
@@ -178,7 +208,7 @@ def _status(link: Link, job_id: str) -> tuple[str, str]:
     except api_spec.AuthorizationError as error:
         raise UserError(f"{link.user} may not look at jobs in {link.kit.project}. Ask the coordinator.") from error
     submitted = datetime.fromtimestamp(float(meta[JobMetaKey.SUBMIT_TIME.value]), timezone.utc)
-    return str(meta[JobMetaKey.STATUS.value]), submitted.isoformat(timespec="seconds")
+    return str(meta[JobMetaKey.STATUS.value]), submitted
 
 
 def _told(link: Link, job_id: str) -> Any:
@@ -222,10 +252,32 @@ def abort(link: Link, job_id: str) -> None:
         link.call(lambda session: session.abort_job(job_id))
 
 
+def may_restart(status: str, results: Path | None) -> bool:
+    """Whether a job that has ended this way could end well if it were submitted again.
+
+    An abort is somebody's wish, and a user's mistake stays one.
+    """
+    if status not in _FAILED:
+        return False
+    path = results / keys.SERVER_ERROR if results else None
+    if path is None or not path.is_file():
+        return True
+    return bool(json.loads(path.read_text(encoding="utf-8"))["kind"] != UserError.__name__)
+
+
+def going_on(settings: JobSettings) -> JobSettings:
+    """The settings of a job that goes on where one before it ended."""
+    return settings.model_copy(update={"federation": settings.federation.model_copy(update={"resume": True})})
+
+
 def failure(status: str, job_id: str) -> str:
     """What to say of a job that ended otherwise than well, when nobody has told more."""
     said = {
         RunStatus.FINISHED_ABORTED.value: "it was aborted.",
+        LOST: (
+            "the server was started again while it ran, and FLARE does not take it up. Run it with --resume, or set "
+            "federation.restarts."
+        ),
         RunStatus.FINISHED_CANT_SCHEDULE.value: (
             "the server could not start it: too few sites were ready, or they refuse it. Ask the sites to look at "
             "their logs, and to run 'nc-medfl check'."

@@ -18,13 +18,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nc_medfl.errors import NcMedflError, UserError
 from nc_medfl.federation.processes import ask_to_end_with_parent
 
+if TYPE_CHECKING:
+    from nc_medfl.config import JobSettings
+
 _PERIOD = 1.0
 _SITES_PERIOD = 1.0
+#: Seconds that a federation which begins again waits for all the sites it had, before it makes do with fewer.
+_REJOIN_SECONDS = 60.0
 
 
 def main(spec_file: str) -> None:
@@ -94,34 +99,16 @@ class _Notes:
 def _run(spec: dict[str, Any], note: _Notes) -> None:
     from nc_medfl.federation.environments import session
     from nc_medfl.federation.kit import open_kit
-    from nc_medfl.federation.progress import Listener
 
     link = session.Link(open_kit(spec["kit"]), spec["user"], spec["patience"])
     link.open(spec["start_patience"])
     if spec["abort"]:
         session.abort(link, spec["abort"])
         return
-    job_id: str | None = spec["job_id"]
     try:
-        if job_id is None:
-            job_id = _submit(spec, link, note)
-        listener = Listener(lambda event: note(**event))
-
-        def on_status(status: str, submitted: str) -> None:
-            note(event="status", status=status, job_id=job_id, submitted=submitted)
-
-        status = session.follow(link, job_id, listener, on_status, _PERIOD)
-        results = session.fetch(link, job_id, Path(spec["folder"]))
-        if results:
-            listener.read(results / "progress.jsonl")
-        note(
-            event="fetched",
-            status=status,
-            results=str(results) if results else None,
-            failure=session.failure(status, job_id),
-        )
+        _to_the_end(spec, link, note)
     except SystemExit:
-        job_id = job_id or note.job_id
+        job_id = note.job_id or spec["job_id"]
         if job_id and spec["abort_on_end"]:
             session.abort(link, job_id)
         raise
@@ -129,13 +116,55 @@ def _run(spec: dict[str, Any], note: _Notes) -> None:
         link.close()
 
 
-def _submit(spec: dict[str, Any], link: Any, note: _Notes) -> str:
+def _to_the_end(spec: dict[str, Any], link: Any, note: _Notes) -> None:
+    """Submit the job and follow it; where it fails and may be restarted, submit it again."""
     from nc_medfl.config import JobSettings, parse
+    from nc_medfl.federation.environments import session
+    from nc_medfl.federation.environments.job_files import least_sites
+
+    job_id: str | None = spec["job_id"]
+    if job_id is not None:
+        _follow(spec, link, note, job_id)
+        return
+    settings = parse(JobSettings, spec["settings"], where="job settings")
+    sites = _wait_for_sites(link, spec["sites"], spec["start_patience"])
+    for left in range(settings.federation.restarts, -1, -1):
+        job_id = _submit(spec, settings, sites, link, note)
+        status, results = _follow(spec, link, note, job_id, may_restart=left > 0)
+        if not (left and session.may_restart(status, results)):
+            return
+        note(event="restart", reason=session.failure(status, job_id))
+        settings = session.going_on(settings)
+        sites = _wait_for_sites(link, sites, _REJOIN_SECONDS, least=least_sites(settings))
+
+
+def _follow(
+    spec: dict[str, Any], link: Any, note: _Notes, job_id: str, may_restart: bool = False
+) -> tuple[str, Path | None]:
+    """Follow a job to its end and fetch what is left of it; say so, unless it is to be submitted again."""
+    from nc_medfl.federation.environments import session
+    from nc_medfl.federation.progress import Listener
+
+    listener = Listener(lambda event: note(**event))
+
+    def on_status(status: str, submitted: str) -> None:
+        note(event="status", status=status, job_id=job_id, submitted=submitted)
+
+    status = session.follow(link, job_id, listener, on_status, _PERIOD)
+    # A job that went with its server has left its rounds there, and no results.
+    results = None if status == session.LOST else session.fetch(link, job_id, Path(spec["folder"]))
+    if results:
+        listener.read(results / "progress.jsonl")
+    if not (may_restart and session.may_restart(status, results)):
+        failure = session.failure(status, job_id)
+        note(event="fetched", status=status, results=str(results) if results else None, failure=failure)
+    return status, results
+
+
+def _submit(spec: dict[str, Any], settings: JobSettings, sites: list[str], link: Any, note: _Notes) -> str:
     from nc_medfl.federation.environments import session
     from nc_medfl.federation.environments.job_files import least_sites, write_job
 
-    settings = parse(JobSettings, spec["settings"], where="job settings")
-    sites = _wait_for_sites(link, spec["sites"], spec["start_patience"])
     if len(sites) < least_sites(settings):
         there = f"{len(sites)} connected ({', '.join(sites)})" if sites else "none is connected"
         raise UserError(
@@ -151,8 +180,8 @@ def _submit(spec: dict[str, Any], link: Any, note: _Notes) -> str:
     return job_id
 
 
-def _wait_for_sites(link: Any, wanted: list[str], seconds: float) -> list[str]:
-    """Sites that are connected, once those that are wanted are."""
+def _wait_for_sites(link: Any, wanted: list[str], seconds: float, least: int | None = None) -> list[str]:
+    """Sites that are connected, once those that are wanted are; after the time ``least`` of them are enough."""
     from nc_medfl.federation.environments import session
 
     deadline = time.monotonic() + seconds
@@ -162,6 +191,8 @@ def _wait_for_sites(link: Any, wanted: list[str], seconds: float) -> list[str]:
         if not missing:
             return sites
         if time.monotonic() > deadline:
+            if least is not None and len(sites) >= least:
+                return sites
             raise UserError(f"{', '.join(missing)}: not connected to the server after {seconds:.0f} s. See its log.")
         time.sleep(_SITES_PERIOD)
 

@@ -42,15 +42,14 @@ class Simulator:
         """Run a federation until it ends; see :class:`Environment`."""
         federation.workspace.mkdir(parents=True, exist_ok=True)
         root = workspace = federation.workspace.resolve()
-        if has_shell_characters(root):
-            root = Path(tempfile.mkdtemp(prefix="nc_medfl-"))
-        try:
-            code = self._child(federation, root).run(on_event)
+        # Stopped, FLARE leaves the job's folder among the temporary files; here they are ours to remove.
+        with tempfile.TemporaryDirectory(prefix="nc_medfl-", ignore_cleanup_errors=True) as scratch:
+            if has_shell_characters(root):
+                root = Path(scratch) / "workspace"
+                root.mkdir()
+            code = self._child(federation, root, Path(scratch)).run(on_event)
             if root != workspace:
                 shutil.copytree(root, workspace, dirs_exist_ok=True)
-        finally:
-            if root != workspace:
-                shutil.rmtree(root, ignore_errors=True)
         results = _results_folder(federation.workspace, federation.settings.name)
         if code != 0 or not (results / keys.SUMMARY).is_file():
             log = federation.workspace / "flare.log"
@@ -58,7 +57,7 @@ class Simulator:
             raise RunFailed(f"the simulator ended with code {code} before the federation did. See {log}.")
         return results
 
-    def _child(self, federation: Federation, root: Path) -> Child:
+    def _child(self, federation: Federation, root: Path, scratch: Path) -> Child:
         sites = federation.sites
         spec = {
             "settings": federation.settings.model_dump(mode="json"),
@@ -73,6 +72,7 @@ class Simulator:
         environment[keys.ENV_SITES_DIR] = str(folder.resolve())
         environment.pop(keys.ENV_SITE_CONFIG, None)
         environment[keys.ENV_STATE_DIR] = str((federation.state or federation.workspace / "state").resolve())
+        environment["TMPDIR"] = str(scratch)
         environment.setdefault("OMP_NUM_THREADS", threads_for(len(sites), self.threads))
         return Child(
             module="nc_medfl.federation.environments.simulator_process",

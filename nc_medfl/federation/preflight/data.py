@@ -10,6 +10,7 @@ from nc_medfl.config import JobSettings, SiteConfig, load_site_config
 from nc_medfl.data.manifest import SPLITS
 from nc_medfl.data.store import Store, open_store
 from nc_medfl.errors import UserError
+from nc_medfl.federation.policy import check_job
 from nc_medfl.federation.preflight.result import Result, failed, ok, warning
 from nc_medfl.federation.site import open_site
 from nc_medfl.labels import load_vocabulary
@@ -64,6 +65,15 @@ def _every_shard_is_whole(store: Store) -> None:
                 f"manifest needs {int(last) + 1} images of {store.size} px in it. Prepare again."
             )
         np.array(shard[int(last)])
+
+
+def check_policy(config: SiteConfig, job: JobSettings, store: Store) -> Result:
+    """Whether the site's own settings let it take part in a job; the same question that it asks when the job comes."""
+    try:
+        check_job(job.for_sites(), config, store)
+    except UserError as error:
+        return failed("policy", str(error), "")
+    return ok("policy", f"the site takes part in {job.name} ({job.kind}, {job.method})")
 
 
 def check_positives(store: Store, minimum: int) -> list[Result]:

@@ -54,12 +54,16 @@ def _of_site(path: Path, name: str | None, job: JobSettings | None) -> tuple[lis
     found, config = data.check_config(path, name)
     if config is None:
         because = "not looked at, since there are no settings"
-        return [found, *(skipped(name, because) for name in ("store", "positives", "device"))], None
+        names = ("store", "positives", *(("policy",) if job else ()), "device")
+        return [found, *(skipped(name, because) for name in names)], None
     looked, store = data.check_store(config, job)
     device = machine.check_device(config)
     if store is None:
-        return [found, looked, skipped("positives", "not counted, since there is no store"), device], None
-    return [found, looked, *data.check_positives(store, config.privacy.min_positives), device], store
+        because = "not looked at, since there is no store"
+        names = ("positives", *(("policy",) if job else ()))
+        return [found, looked, *(skipped(name, because) for name in names), device], None
+    about_job = [data.check_policy(config, job, store)] if job else []
+    return [found, looked, *data.check_positives(store, config.privacy.min_positives), *about_job, device], store
 
 
 def _of_kit(kit: Kit) -> list[Result]:
