@@ -1,0 +1,283 @@
+"""A table of predictions, of any model: one row an image, a label and a score a finding, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nc_medfl.data.store import write_atomic
+from nc_medfl.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+Texts = npt.NDArray[np.object_]
+
+REQUIRED = ("sample_id", "patient_key", "site", "split")
+OPTIONAL = ("sex", "age", "view", "maker")
+SPLITS = ("train", "val", "test")
+LABEL, SCORE = "label:", "score:"
+_RESERVED_SITES = ("all", "pooled")
+_RESERVED_FINDINGS = ("macro", "micro")
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Scores beside labels, of ``N`` images and ``C`` findings.
+
+    Attributes:
+        sample_id: of each image, unique at its site, ``[N]``.
+        patient: a number a patient, ``[N]``; equal keys at two sites are two patients.
+        site: a number into ``sites``, ``[N]``.
+        sites: names, sorted.
+        split: ``train``, ``val`` or ``test``, ``[N]``.
+        scores: probabilities, ``[N, C]``.
+        labels: 1, 0 or NaN (unknown), ``[N, C]``.
+        findings: names of the ``C`` columns.
+        sex: as the table gives it, ``[N]``, ``""`` where unknown; None without the column.
+        age: years, ``[N]``, NaN where unknown; None without the column.
+        view: as ``sex``.
+        maker: of the scanner, as ``sex``.
+    """
+
+    sample_id: Texts
+    patient: Codes
+    site: Codes
+    sites: tuple[str, ...]
+    split: Texts
+    scores: Floats
+    labels: Floats
+    findings: tuple[str, ...]
+    sex: Texts | None = None
+    age: Floats | None = None
+    view: Texts | None = None
+    maker: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def where(self, rows: npt.NDArray[np.bool_] | Codes) -> Predictions:
+        """The same table with some rows only; names and codes stay.
+
+        Args:
+            rows: a mask ``[N]``, or the numbers of rows in the wanted order.
+        """
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in named.items()}
+        return replace(self, **cut)
+
+    def of(self, *, split: str | None = None, site: str | None = None) -> Predictions:
+        """The rows of a split, a site, or both; None means any."""
+        rows = np.ones(len(self), dtype=bool)
+        if split is not None:
+            rows &= self.split == split
+        if site is not None:
+            rows &= self.site == self.sites.index(site)
+        return self.where(rows)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read and check a table of predictions.
+
+    Args:
+        path: ``.csv`` or ``.parquet``. Columns ``sample_id``, ``patient_key``, ``site``, ``split``; a
+            ``label:<finding>`` (1, 0 or blank for unknown) and ``score:<finding>`` (a probability) for each
+            finding; optional ``sex``, ``age``, ``view``, ``maker``.
+
+    Raises:
+        UserError: if the file can't be read or a cell breaks a rule; it names the column and the row, and never
+            what identifies a patient.
+    """
+    table, first = _read_table(path)
+    findings = _check_columns(table, path)
+    if not len(table):
+        raise UserError(f"{path}: no rows. Give a table with a row for each image.")
+    place = _Place(path, first)
+    texts = {name: _texts(table[name], name, place) for name in REQUIRED}
+    for name, values in texts.items():
+        place.refuse(values == "", f"'{name}' is blank", "Fill it in")
+    place.refuse(~np.isin(texts["split"], SPLITS), "'split' is none of train, val, test", "Use one of them")
+    sites, site = np.unique(texts["site"].astype(str), return_inverse=True)
+    for name in sites:
+        _check_name(str(name), "site", _RESERVED_SITES, path)
+    patient = _codes(site, texts["patient_key"])
+    samples = pd.Series(_codes(site, texts["sample_id"]))
+    place.refuse(samples.duplicated().to_numpy(), "this sample_id stands at its site already", "Keep one row an image")
+    split_code = pd.Series(pd.factorize(texts["split"])[0])
+    other = split_code != split_code.groupby(patient).transform("first")
+    place.refuse(other.to_numpy(), "its patient stands in another split too", "Split by patient")
+    labels = [_labels(table[LABEL + f], LABEL + f, place) for f in findings]
+    scores = [_scores(table[SCORE + f], SCORE + f, place) for f in findings]
+    return Predictions(
+        sample_id=texts["sample_id"],
+        patient=patient,
+        site=site.astype(np.int64),
+        sites=tuple(str(name) for name in sites),
+        split=texts["split"],
+        scores=np.stack(scores, axis=1),
+        labels=np.stack(labels, axis=1),
+        findings=findings,
+        age=_ages(table["age"], place) if "age" in table else None,
+        **{n: _texts(table[n], n, place) for n in ("sex", "view", "maker") if n in table},
+    )
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write a table that :func:`read_predictions` reads; patients by number.
+
+    Args:
+        predictions: what to write.
+        path: ``.csv`` or ``.parquet``, written whole or not at all.
+
+    Raises:
+        UserError: if the name ends otherwise.
+    """
+    columns: dict[str, object] = {
+        "sample_id": predictions.sample_id,
+        "patient_key": [str(code) for code in predictions.patient],
+        "site": [predictions.sites[code] for code in predictions.site],
+        "split": predictions.split,
+    }
+    columns |= {n: v for n in OPTIONAL if (v := getattr(predictions, n)) is not None}
+    for c, finding in enumerate(predictions.findings):
+        columns[LABEL + finding] = pd.array(predictions.labels[:, c]).astype("Int64")
+        columns[SCORE + finding] = predictions.scores[:, c]
+    table = pd.DataFrame(columns)
+    if path.suffix.lower() == ".parquet":
+        stream = io.BytesIO()
+        table.to_parquet(stream, index=False)
+        write_atomic(path, stream.getvalue())
+    elif path.suffix.lower() == ".csv":
+        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
+    else:
+        raise UserError(f"{path}: a table of predictions is .csv or .parquet. Give it such a name.")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a cell stands: the file, and the number its first row has there."""
+
+    path: Path
+    first: int
+
+    def refuse(self, wrong: npt.NDArray[np.bool_], what: str, remedy: str) -> None:
+        if wrong.any():
+            row = int(np.argmax(wrong)) + self.first
+            more = int(wrong.sum()) - 1
+            others = f" (and {more} more)" if more else ""
+            raise UserError(f"{self.path}, row {row}{others}: {what}. {remedy}.")
+
+
+def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
+    """The table, and the number of its first row (a header is row 1 of a CSV)."""
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a table of predictions is .csv or .parquet. Give one of them.")
+    try:
+        if kind == ".parquet":
+            return pd.read_parquet(path), 1
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream)
+            header = next(lines, [])
+            # pandas fills a short row up, and would make a lost label an unknown one.
+            ragged = np.array([len(line) not in (0, len(header)) for line in lines], dtype=bool)
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise UserError(f"{path}: two columns '{twice[0]}'. Keep one.")
+        _Place(path, 2).refuse(ragged, f"it has not the {len(header)} cells of the header", "Write it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. Give --predictions a CSV or Parquet table.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or 'not a table'}). Give another file.") from error
+    except (ValueError, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise UserError(f"{path}: not a {kind[1:]} table with a cell for each column. Write it again.") from error
+    return table, 2
+
+
+def _check_columns(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
+    names = [str(name) for name in table.columns]
+    for name in REQUIRED:
+        if name not in names:
+            raise UserError(f"{path}: no column '{name}'. A table of predictions has {', '.join(REQUIRED)}.")
+    findings = tuple(n.removeprefix(SCORE) for n in names if n.startswith(SCORE))
+    for name in names:
+        if name not in (*REQUIRED, *OPTIONAL) and not name.startswith((LABEL, SCORE)):
+            raise UserError(f"{path}: unknown column {_shown(name)}. Leave it out, or name it label:... or score:...")
+        if name.startswith(LABEL) and name.removeprefix(LABEL) not in findings:
+            raise UserError(f"{path}: {_shown(name)} has no score: column. Add it, or leave the label out.")
+    if not findings:
+        raise UserError(f"{path}: no column 'score:<finding>'. Add one for each finding.")
+    for finding in findings:
+        _check_name(finding, "finding", _RESERVED_FINDINGS, path)
+        if LABEL + finding not in names:
+            raise UserError(f"{path}: {_shown(SCORE + finding)} has no label: column. Add it; blank means unknown.")
+    return findings
+
+
+def _check_name(name: str, what: str, reserved: Sequence[str], path: Path) -> None:
+    if name.strip() != name or not name:
+        raise UserError(f"{path}: the {what} name {_shown(name)} is blank or has blanks around it. Trim it.")
+    if name in reserved:
+        raise UserError(f"{path}: a {what} cannot be called '{name}', which means something else in the results.")
+    if len(name) > _LONGEST_NAME or any(unicodedata.category(c).startswith("C") for c in name):
+        raise UserError(f"{path}: the {what} name {_shown(name)} is too long or has control characters. Rename it.")
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 40 else name[:40] + "...")
+
+
+def _codes(site: npt.NDArray[np.integer], keys: Texts) -> Codes:
+    """A number for each pair of a site and a key, in order of first appearance."""
+    codes, known = pd.factorize(keys)
+    pairs, _ = pd.factorize(site.astype(np.int64) * len(known) + codes)
+    return np.asarray(pairs, dtype=np.int64)
+
+
+def _texts(column: pd.Series, name: str, place: _Place) -> Texts:
+    values: Iterable[object] = column.astype(object).where(column.notna(), "")
+    texts = np.array([str(value).strip() for value in values], dtype=object)
+    control = np.array([not text.isprintable() for text in texts], dtype=bool)
+    place.refuse(control, f"'{name}' has control characters", "Take them out")
+    return texts
+
+
+def _numbers(column: pd.Series, name: str, place: _Place, rule: str) -> Floats:
+    """Values as numbers, NaN where blank."""
+    blank = column.isna() | (column.astype(str).str.strip() == "")
+    values = pd.to_numeric(column.where(~blank, None), errors="coerce")
+    place.refuse((values.isna() & ~blank).to_numpy(), f"{_shown(name)} must be {rule}", "Correct it")
+    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _labels(column: pd.Series, name: str, place: _Place) -> Floats:
+    rule = "1, 0 or blank (unknown)"
+    values = _numbers(column, name, place, rule)
+    place.refuse(~np.isnan(values) & (values != 0) & (values != 1), f"{_shown(name)} must be {rule}", "Correct it")
+    return values
+
+
+def _scores(column: pd.Series, name: str, place: _Place) -> Floats:
+    rule = "a probability in [0, 1]"
+    values = _numbers(column, name, place, rule)
+    place.refuse(~((values >= 0) & (values <= 1)), f"{_shown(name)} must be {rule}", "Correct it")
+    return values
+
+
+def _ages(column: pd.Series, place: _Place) -> Floats:
+    rule = "years in 0 to 130, or blank"
+    values = _numbers(column, "age", place, rule)
+    place.refuse(~np.isnan(values) & ~((values >= 0) & (values <= 130)), f"'age' must be {rule}", "Correct it")
+    return values
