@@ -62,6 +62,8 @@ class PrivacySettings(Settings):
         min_positives: statistics of a class with fewer positives than this in the training split are
             withheld (0: none are).
         min_test_positives: so are the metrics of a finding with fewer positives than this in the split they are of.
+        allow_histograms: false sends no histogram of scores with the final test.
+        min_bin_patients: fewest patients in a run of bins of such a histogram.
         min_patients: takes no part with fewer patients than this in the training split.
         min_images: takes no part with fewer images than this in the training split.
         allow_class_statistics: false sends neither counts nor feature sums of any class.
@@ -78,6 +80,8 @@ class PrivacySettings(Settings):
 
     min_positives: int = Field(default=0, ge=0)
     min_test_positives: int = Field(default=0, ge=0)
+    allow_histograms: bool = True
+    min_bin_patients: int = Field(default=5, ge=1)
     min_patients: int = Field(default=0, ge=0)
     min_images: int = Field(default=0, ge=0)
     allow_class_statistics: bool = True
@@ -299,11 +303,25 @@ class EvaluationSettings(Settings):
     """How the final model is measured.
 
     Attributes:
-        threshold: how each finding's threshold is chosen on the validation split.
+        threshold: how each finding's threshold is chosen on the validation split: by ``youden``, ``f1``, for a
+            target ``sensitivity`` or ``ppv``, or not at all (``fixed``; ``half`` is 0.5).
+        target_sensitivity: share of positives that the rule ``sensitivity`` finds.
+        target_ppv: share of its alarms that are right under the rule ``ppv``.
+        fixed_threshold: of the rule ``fixed``.
+        calibrate: scale a site's scores before they are measured, by a map fitted on its validation split:
+            ``none``, ``temperature`` (one number a site) or ``platt`` (two a finding).
+        groups: attributes that patients are grouped by, where they are known.
+        min_group: groups of fewer patients are withheld.
         resamples: patients are resampled this often for the intervals (0: no intervals).
     """
 
-    threshold: Literal["youden", "f1", "half"] = "youden"
+    threshold: Literal["youden", "f1", "half", "sensitivity", "ppv", "fixed"] = "youden"
+    target_sensitivity: float = Field(default=0.9, gt=0, le=1)
+    target_ppv: float = Field(default=0.5, gt=0, le=1)
+    fixed_threshold: float = Field(default=0.5, ge=0, le=1)
+    calibrate: Literal["none", "temperature", "platt"] = "none"
+    groups: tuple[Literal["sex", "age", "view", "maker"], ...] = ("sex", "age", "view", "maker")
+    min_group: int = Field(default=20, ge=1)
     resamples: int = Field(default=1000, ge=0)
 
 

@@ -28,9 +28,8 @@ from nc_medfl.config import JobSettings
 from nc_medfl.errors import Stopped, UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nc_medfl.data.store import Store
+    from nc_medfl.evaluation.measured import Measured
     from nc_medfl.federation.environments import Environment
 
 Overrides = Annotated[
@@ -92,6 +91,7 @@ def run_federation(
     checked; ``resume`` goes on with the run in it.
     """
     from nc_medfl.evaluation import write_metrics
+    from nc_medfl.evaluation.decide import write_decisions
     from nc_medfl.federation import run_folder
     from nc_medfl.federation.environments import Federation
     from nc_medfl.report import write_report
@@ -109,8 +109,10 @@ def run_federation(
     try:
         with progress_bar(f"{settings.name}: starting {len(stores) or 'the'} sites") as advance:
             results = environment.run(federation, lambda event: _follow(event, out, record, advance))
-        rows = _measured(out, results, record, sites)
+        measured = _measured(out, results, record, sites)
+        rows = measured.rows
         write_metrics(rows, out)
+        write_decisions(measured.tables, out)
         shutil.rmtree(state, ignore_errors=True)
     except Stopped:
         raise  # the job goes on, and so does its record
@@ -153,9 +155,12 @@ def _follow(event: dict[str, Any], out: Path, record: dict[str, Any], advance: A
     show(event, int(event.get("rounds", record["rounds"])), advance)
 
 
-def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | None) -> pd.DataFrame:
+def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | None) -> Measured:
     """The rows of ``metrics.csv``: the sites' own, and over all patients where their stores are on this machine."""
     from nc_medfl.evaluation import as_table
+    from nc_medfl.evaluation.groups import fairness_table
+    from nc_medfl.evaluation.measured import Measured
+    from nc_medfl.evaluation.result_tables import FAIRNESS_CSV
     from nc_medfl.federation import run_folder
     from nc_medfl.federation.measure import measure_everywhere, with_mean
     from nc_medfl.training.model import load_model
@@ -171,7 +176,8 @@ def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | No
         **{name: getattr(settings, name) for name in ("name", "method", "rounds", "seed")},
         "sites": sorted({str(site) for site in own_rows["site"]}),
     }
-    return with_mean(own_rows)
+    rows = with_mean(own_rows)
+    return Measured(rows, {FAIRNESS_CSV: fairness_table(rows)})
 
 
 def summary_of(rows: Any) -> dict[str, dict[str, float | None]]:

@@ -32,6 +32,7 @@ from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
+from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
@@ -328,6 +329,9 @@ class FederationController(WaitingController):
         for site, (_, reason) in exchange.absent().items():
             rows += _untested(run, site, f"no final test: {reason}")
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
+        write_federation(
+            run.log.folder, {site_of(answer): answer.meta for answer in answers}, rows, run.job, self.warning
+        )
         write_json(
             run.log.folder / keys.SUMMARY,
             {"best_round": rounds, "best_score": score, "fingerprints": chosen["fingerprints"]},

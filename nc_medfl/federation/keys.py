@@ -14,6 +14,8 @@ FEATURE_SUMS = "nc_medfl.feature_sums"
 N_SAMPLES = "nc_medfl.n_samples"
 LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
+#: Histograms of scores, as JSON text (``score_counts``).
+HISTOGRAMS = "nc_medfl.histograms"
 #: A mapping: what the site protects, and at which epsilon (``Guard.report``).
 PRIVACY = "nc_medfl.privacy"
 #: In the meta of a model that is sent: which federation it is of, so that a site finds its own state again.
@@ -30,6 +32,7 @@ COLLAPSE_CSV = "collapse.csv"
 UPDATES_CSV = "updates.csv"
 PRIVACY_CSV = "privacy.csv"
 SITE_METRICS = "site_metrics.json"
+FEDERATION_CSV = "federation.csv"
 PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from nc_medfl.config import JobSettings, load_site_config
-from nc_medfl.evaluation.site import Predictions
-from nc_medfl.evaluation.tables import evaluate_site, mean_over_sites
-from nc_medfl.evaluation.thresholds import choose_thresholds
+from nc_medfl.config import EvaluationSettings, JobSettings, load_site_config
+from nc_medfl.evaluation.decide import SiteScores
+from nc_medfl.evaluation.groups import ATTRIBUTES
+from nc_medfl.evaluation.measured import About, Measured, measure_site, measure_sites
+from nc_medfl.evaluation.patients import Scored
+from nc_medfl.evaluation.tables import mean_over_sites
 from nc_medfl.federation.site import site_files
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import load_model
 
-POOLED = "pooled"
+
+def about(settings: JobSettings) -> About:
+    """What a test of a job's model is of."""
+    vocabulary = load_vocabulary(settings.vocabulary)
+    return About(settings.name, settings.method, vocabulary, settings.evaluation, settings.seed)
 
 
-def measure(validation: Predictions, test: Predictions, settings: JobSettings, site: str) -> pd.DataFrame:
+def measure(validation: Scored, test: Scored, settings: JobSettings, site: str) -> pd.DataFrame:
     """Metrics on the test split, with thresholds chosen on the validation split.
 
     Args:
@@ -31,49 +36,17 @@ def measure(validation: Predictions, test: Predictions, settings: JobSettings, s
     Returns:
         Rows of ``metrics.csv`` for each finding, ``macro`` and ``micro``.
     """
-    rule = settings.evaluation.threshold
-    table: pd.DataFrame = evaluate_site(
-        test.scores,
-        test.labels,
-        test.patients,
-        thresholds=choose_thresholds(validation.scores, validation.labels, rule=rule),
-        run=settings.name,
-        model=settings.method,
-        site=site,
-        split="test",
-        vocabulary=load_vocabulary(settings.vocabulary),
-        resamples=settings.evaluation.resamples,
-        seed=settings.seed,
-    )
-    return table
+    return measure_site(validation, test, about(settings), site)
 
 
-def pool(parts: Sequence[Predictions]) -> Predictions:
-    """Put the patients of several sites together; equal numbers at two sites are two patients."""
-    offsets = np.cumsum([0, *(int(p.patients.max(initial=-1)) + 1 for p in parts)])
-    return Predictions(
-        np.concatenate([p.scores for p in parts]),
-        np.concatenate([p.labels for p in parts]),
-        np.concatenate([p.patients + offset for p, offset in zip(parts, offsets[:-1], strict=True)]),
-    )
-
-
-def measure_everywhere(
-    model: Path,
-    sites: Path,
-    *,
-    own_rows: pd.DataFrame | None = None,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> pd.DataFrame:
-    """Rows for each site, for the mean over sites (``all``), and for all patients ``pooled``.
-
-    Pooling needs the scores of every patient in one place, so this is for simulations; in the field each
-    site's numbers come from the site.
+def predict_everywhere(
+    model: Path, sites: Path, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> tuple[dict[str, SiteScores], JobSettings]:
+    """A model's scores at every site, and the settings that it was trained with.
 
     Args:
         model: a run's model file.
         sites: folder with the sites' settings.
-        own_rows: the rows that the sites reported themselves; None measures them here.
         on_progress: called with (done, total) sites.
 
     Raises:
@@ -83,18 +56,45 @@ def measure_everywhere(
 
     network, settings, _ = load_model(model)
     files = site_files(sites)
-    validation, test = {}, {}
+    found: dict[str, SiteScores] = {}
     for done, (name, path) in enumerate(files.items()):
         on_progress(done, len(files))
         worker = SiteWorker(settings, load_site_config(path))
         worker.load(network.state_dict())
-        validation[name], test[name] = worker.predictions("val"), worker.predictions("test")
+        manifest = worker.store.manifest.iloc[worker.store.positions("test")]
+        attributes = {key: manifest[key].to_numpy(dtype=object) for key in ATTRIBUTES if key in manifest}
+        found[name] = SiteScores(worker.predictions("val"), worker.predictions("test"), attributes)
     on_progress(len(files), len(files))
-    if own_rows is None:
-        own_rows = pd.concat([measure(validation[n], test[n], settings, n) for n in files], ignore_index=True)
-    together = measure(pool(list(validation.values())), pool(list(test.values())), settings, POOLED)
-    rows: pd.DataFrame = pd.concat([with_mean(own_rows), together], ignore_index=True)
-    return rows
+    return found, settings
+
+
+def measure_everywhere(
+    model: Path,
+    sites: Path,
+    *,
+    own_rows: pd.DataFrame | None = None,
+    evaluation: EvaluationSettings | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Measured:
+    """Rows for each site, for the mean over sites (``all``), for all patients ``pooled``, and for groups of them.
+
+    Pooling needs the scores of every patient in one place, so this is for simulations; in the field each
+    site's numbers come from the site.
+
+    Args:
+        model: a run's model file.
+        sites: folder with the sites' settings.
+        own_rows: the rows that the sites reported themselves; None measures them here.
+        evaluation: how to measure; None takes the settings of the run.
+        on_progress: called with (done, total) sites.
+
+    Raises:
+        UserError: for a bad model file, site folder or store.
+    """
+    found, settings = predict_everywhere(model, sites, on_progress)
+    if evaluation is not None:
+        settings = settings.model_copy(update={"evaluation": evaluation})
+    return measure_sites(found, about(settings), own_rows)
 
 
 def with_mean(own_rows: pd.DataFrame) -> pd.DataFrame:

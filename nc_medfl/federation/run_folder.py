@@ -23,6 +23,7 @@ from nc_medfl.labels import load_vocabulary
 
 SCHEMA_VERSION = 1
 _MODELS = (keys.BEST_MODEL, keys.LAST_MODEL)
+_TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV)
 RUN_JSON = "run.json"
 #: FLARE's own workspace in a run folder, and what a resumed run goes on from.
 FLARE_FOLDER, STATE_FOLDER = "flare", "state"
@@ -152,8 +153,9 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     Returns:
         The sites' own rows of final metrics.
     """
-    for name in (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV, *_MODELS):
+    for name in (*_TABLES, *_MODELS):
         shutil.copyfile(results / name, out / name)
+    copy_federation_table(results, out)
     for name in (keys.TENSORBOARD, keys.MLRUNS):
         if (results / name).is_dir():
             shutil.copytree(results / name, out / name, dirs_exist_ok=True)
@@ -162,6 +164,18 @@ def collect(out: Path, results: Path, run: dict[str, Any]) -> list[dict[str, Any
     run["fingerprints"] |= summary["fingerprints"]
     rows: list[dict[str, Any]] = json.loads((results / keys.SITE_METRICS).read_text(encoding="utf-8"))["rows"]
     return rows
+
+
+def copy_federation_table(results: Path, out: Path) -> list[Path]:
+    """Copy ``federation.csv``; a server of an earlier version has not written any.
+
+    Returns:
+        Its path in ``out``, if it is there.
+    """
+    if not (results / keys.FEDERATION_CSV).is_file():
+        return []
+    shutil.copyfile(results / keys.FEDERATION_CSV, out / keys.FEDERATION_CSV)
+    return [out / keys.FEDERATION_CSV]
 
 
 def note_run(out: Path, run: dict[str, Any], **known: Any) -> None:

@@ -89,10 +89,11 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
         return Answer(None, {**meta, **_statistics_meta(check.statistics)})
     if task.name == keys.TASK_LABELS:
         return Answer(None, {keys.ROWS: json.dumps(site_counts(worker.store, worker.config.privacy.min_positives))})
-    rows = worker.evaluate(task.params)
+    tested = worker.test(task.params)
     if worker.state:
         worker.state.forget()
-    return Answer(None, {keys.ROWS: json.dumps(rows)})
+    histograms = {} if tested.histograms is None else {keys.HISTOGRAMS: tested.histograms}
+    return Answer(None, {keys.ROWS: json.dumps(tested.rows), **histograms})
 
 
 def _statistics_meta(statistics: SiteStatistics) -> dict[str, Any]:

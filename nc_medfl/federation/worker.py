@@ -23,6 +23,7 @@ from nc_medfl.federation.accounting import DP_SGD, Release
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.measure import measure
 from nc_medfl.federation.privacy import Guard, entropy, first_images
+from nc_medfl.federation.score_counts import counts_text
 from nc_medfl.federation.site import open_site
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.labels import load_vocabulary
@@ -76,6 +77,19 @@ class LocalUpdate:
     n_samples: int
     before: GlobalModelCheck
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """What a site tells of the chosen model.
+
+    Attributes:
+        rows: its metrics on the test split here.
+        histograms: counts of scores in bins, as the text that travels; None where the site sends none.
+    """
+
+    rows: Rows
+    histograms: str | None
 
 
 class SiteWorker:
@@ -175,6 +189,10 @@ class SiteWorker:
         return GlobalModelCheck(self._validation_rows(), self._statistics())
 
     def evaluate(self, params: Mapping[str, Tensor]) -> Rows:
+        """The rows of :meth:`test` alone."""
+        return self.test(params).rows
+
+    def test(self, params: Mapping[str, Tensor]) -> FinalTest:
         """Score a model on the test split, with thresholds chosen on the validation split.
 
         Args:
@@ -184,7 +202,9 @@ class SiteWorker:
         validation, test = self.predictions("val"), self.predictions("test")
         hidden = self._too_rare(test.labels)
         found = measure(_without(validation, hidden), _without(test, hidden), self.settings, self.config.name)
-        return self._say_withheld(_rows(found), hidden)
+        privacy, parts = self.config.privacy, {"val": validation, "test": test}
+        histograms = counts_text(parts, self.vocabulary.findings, privacy) if privacy.allow_histograms else None
+        return FinalTest(self._say_withheld(_rows(found), hidden), histograms)
 
     def predictions(self, split: str) -> Predictions:
         """Scores and labels of a split, with the network as it is now."""

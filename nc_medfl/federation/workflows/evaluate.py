@@ -12,6 +12,7 @@ from nc_medfl.data.store import write_json
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.exchange import site_of
+from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, load_model
@@ -47,6 +48,8 @@ class EvaluateController(QuestionController):
             for answer in answers.values()
             for row in json.loads(answer.meta.get(keys.ROWS, "[]"))
         ]
+        metas = {site_of(answer): answer.meta for answer in answers.values()}
+        write_federation(folder, metas, rows, job, self.warning)
         about = {"run": job.name, "model": job.method, "split": "test", "group": "all", "metric": "auc"}
         empty = {"value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
         for site, reason in absent.items():

@@ -1,0 +1,225 @@
+"""What stands beside ``metrics.csv`` so that somebody can act on it: thresholds, calibration, groups and gaps.
+
+Everything that is chosen or fitted is chosen and fitted on validation; test is only measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nc_medfl.config import EvaluationSettings
+from nc_medfl.evaluation.calibrated import calibration_tables, fit_scaling
+from nc_medfl.evaluation.groups import POOLED, fairness_table, group_rows
+from nc_medfl.evaluation.patients import Floats, Scored, pooled_arrays
+from nc_medfl.evaluation.result_tables import (
+    CALIBRATION_CSV,
+    FAIRNESS_CSV,
+    RELIABILITY_CSV,
+    THRESHOLDS_CSV,
+    write_rows,
+)
+from nc_medfl.evaluation.tables import as_table, evaluate_site
+from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, threshold_table
+from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
+from nc_medfl.labels import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """Scores beside labels; see :class:`~nc_medfl.evaluation.patients.Scored`."""
+
+    scores: Floats
+    labels: Floats
+    patients: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteScores:
+    """A model's scores at one site.
+
+    Attributes:
+        validation: to choose and to fit on; it may be empty.
+        test: to measure on.
+        attributes: of the test images, by name (``sex``, ``age`` in years, ``view``, ``maker``), where known.
+    """
+
+    validation: Scored
+    test: Scored
+    attributes: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+
+
+def rule_of(settings: EvaluationSettings) -> RuleSettings:
+    """The rule that ``metrics.csv`` is measured under."""
+    targets = {
+        "sensitivity": settings.target_sensitivity,
+        "ppv": settings.target_ppv,
+        "fixed": settings.fixed_threshold,
+    }
+    return RuleSettings(settings.threshold, targets.get(settings.threshold))
+
+
+def chosen_thresholds(validation: Scored, settings: EvaluationSettings) -> Thresholds:
+    """Thresholds by the job's rule."""
+    rule = rule_of(settings)
+    return choose_thresholds(validation.scores, validation.labels, rule=rule.rule, target=rule.target)
+
+
+def calibrate(validation: Scored, test: Scored, settings: EvaluationSettings) -> tuple[Scored, Scored, tuple[str, ...]]:
+    """Scale a site's scores as the job says, by maps that are fitted on its validation split.
+
+    Returns:
+        Both splits, and for each finding why its scores could not be scaled (they are then NaN), else ``""``.
+    """
+    scaling = fit_scaling(validation.scores, validation.labels, settings.calibrate)
+    both = [ScoredSplit(scaling.apply(part.scores), part.labels, part.patients) for part in (validation, test)]
+    return both[0], both[1], tuple(found.reason for found in scaling.maps)
+
+
+def say_uncalibrated(rows: pd.DataFrame, findings: Sequence[str], reasons: Sequence[str]) -> pd.DataFrame:
+    """Rows of ``metrics.csv`` that name why a finding's scores could not be scaled."""
+    told = {name: f"not calibrated: {why}" for name, why in zip(findings, reasons, strict=True) if why}
+    lacking = rows["finding"].isin(list(told)) & rows["value"].isna()
+    rows = rows.copy()
+    rows.loc[lacking, "reason"] = rows.loc[lacking, "finding"].map(told)
+    return rows
+
+
+def group_metrics(
+    sites: Mapping[str, SiteScores],
+    vocabulary: Vocabulary,
+    settings: EvaluationSettings,
+    *,
+    run: str,
+    model: str,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Rows of ``metrics.csv`` for groups of patients, at each site and over all sites' patients.
+
+    A site's groups are measured at that site's thresholds; those of all patients together at thresholds chosen on
+    all validation patients together.
+
+    Args:
+        sites: scores by site.
+        vocabulary: names of the findings.
+        settings: which groups, how large they must be, and how to measure.
+        run: for the rows, as is ``model``.
+        model: which model.
+        seed: of the bootstrap.
+    """
+    parts: list[pd.DataFrame] = []
+    for site, found in with_pooled(sites, settings).items():
+        thresholds = chosen_thresholds(found.validation, settings)
+        about = {"run": run, "model": model, "site": site, "split": "test"}
+
+        def evaluate(
+            mask: npt.NDArray[np.bool_],
+            group: str,
+            found: SiteScores = found,
+            thresholds: Thresholds = thresholds,
+            about: Mapping[str, str] = about,
+        ) -> pd.DataFrame:
+            table: pd.DataFrame = evaluate_site(
+                found.test.scores[mask],
+                found.test.labels[mask],
+                found.test.patients[mask],
+                thresholds=thresholds,
+                vocabulary=vocabulary,
+                group=group,
+                resamples=settings.resamples,
+                seed=seed,
+                **about,
+            )
+            return table
+
+        wanted: dict[str, npt.ArrayLike] = {
+            name: found.attributes[name] for name in settings.groups if name in found.attributes
+        }
+        patients = found.test.patients
+        parts += group_rows(wanted, patients, vocabulary.findings, evaluate, about=about, min_group=settings.min_group)
+    return as_table(pd.concat(parts, ignore_index=True) if parts else [])
+
+
+def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings) -> dict[str, SiteScores]:
+    """The sites, with scores scaled if the job says so, and all of them together where there are several."""
+    scaled = {}
+    for name, found in sorted(sites.items()):
+        validation, test, _ = calibrate(found.validation, found.test, settings)
+        scaled[name] = SiteScores(validation, test, found.attributes)
+    if len(scaled) < 2:
+        return scaled
+    together = [
+        ScoredSplit(*pooled_arrays([getattr(found, split) for found in scaled.values()]))
+        for split in ("validation", "test")
+    ]
+    return {**scaled, POOLED: SiteScores(together[0], together[1], _pooled_attributes(scaled))}
+
+
+def _pooled_attributes(sites: Mapping[str, SiteScores]) -> dict[str, npt.ArrayLike]:
+    names = {name for found in sites.values() for name in found.attributes}
+    whole: dict[str, npt.ArrayLike] = {}
+    for name in sorted(names):
+        parts = [found.attributes.get(name, [None] * len(found.test.patients)) for found in sites.values()]
+        whole[name] = np.concatenate([np.asarray(part, dtype=object) for part in parts])
+    return whole
+
+
+def decision_tables(
+    sites: Mapping[str, SiteScores],
+    metrics: pd.DataFrame,
+    vocabulary: Vocabulary,
+    settings: EvaluationSettings,
+    *,
+    run: str,
+    model: str,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """The tables beside ``metrics.csv``, by file name.
+
+    Args:
+        sites: scores by site, as the model gives them; calibration is measured on these whatever the job says.
+        metrics: all rows of ``metrics.csv``, groups among them; who is served worst follows from them.
+        vocabulary: names of the findings.
+        settings: targets of the rules, calibration, resamples.
+        run: for the rows, as is ``model``.
+        model: which model.
+        seed: of the bootstrap.
+    """
+    findings = vocabulary.findings
+    scaled = {name: found for name, found in with_pooled(sites, settings).items() if name != POOLED}
+    rules = all_rules(settings.target_sensitivity, settings.target_ppv, settings.fixed_threshold)
+    thresholds = threshold_table(
+        {name: found.validation for name, found in scaled.items()},
+        {name: found.test for name, found in scaled.items()},
+        findings,
+        rules=rules,
+        run=run,
+        model=model,
+        resamples=settings.resamples,
+        seed=seed,
+    )
+    errors, points = calibration_tables(
+        {name: found.validation for name, found in sites.items()},
+        {name: found.test for name, found in sites.items()},
+        findings,
+        run=run,
+        model=model,
+        resamples=settings.resamples,
+        seed=seed,
+    )
+    return {
+        THRESHOLDS_CSV: thresholds,
+        CALIBRATION_CSV: errors,
+        RELIABILITY_CSV: points,
+        FAIRNESS_CSV: fairness_table(metrics),
+    }
+
+
+def write_decisions(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write the tables into a folder, each whole or not at all."""
+    return [write_rows(table, folder / name) for name, table in tables.items()]

@@ -1,0 +1,124 @@
+"""All that a model's scores at some sites tell: rows of ``metrics.csv``, and the tables beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nc_medfl.config import EvaluationSettings
+from nc_medfl.evaluation.decide import (
+    SiteScores,
+    calibrate,
+    chosen_thresholds,
+    decision_tables,
+    group_metrics,
+    say_uncalibrated,
+    with_pooled,
+)
+from nc_medfl.evaluation.groups import POOLED
+from nc_medfl.evaluation.patients import Scored
+from nc_medfl.evaluation.tables import evaluate_site, mean_over_sites
+from nc_medfl.labels import Vocabulary
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that is known of a model's test.
+
+    Attributes:
+        rows: of ``metrics.csv``.
+        tables: that stand beside it, by file name.
+    """
+
+    rows: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a test is of.
+
+    Attributes:
+        run: for the rows, as is ``model``.
+        model: which model.
+        vocabulary: names of the findings.
+        settings: how to measure.
+        seed: of the bootstrap.
+    """
+
+    run: str
+    model: str
+    vocabulary: Vocabulary
+    settings: EvaluationSettings
+    seed: int = 0
+
+
+def measure_site(validation: Scored, test: Scored, about: About, site: str) -> pd.DataFrame:
+    """Metrics of one site's test split, with thresholds and calibration from its validation split.
+
+    Args:
+        validation: scores and labels to choose and to fit on.
+        test: scores and labels to measure on.
+        about: what it is a test of.
+        site: for the rows.
+
+    Returns:
+        Rows of ``metrics.csv`` for each finding, ``macro`` and ``micro``.
+    """
+    known, found, uncalibrated = calibrate(validation, test, about.settings)
+    rows = _rows(known, found, about, site)
+    return say_uncalibrated(rows, about.vocabulary.findings, uncalibrated)
+
+
+def _rows(validation: Scored, test: Scored, about: About, site: str) -> pd.DataFrame:
+    table: pd.DataFrame = evaluate_site(
+        test.scores,
+        test.labels,
+        test.patients,
+        thresholds=chosen_thresholds(validation, about.settings),
+        run=about.run,
+        model=about.model,
+        site=site,
+        split="test",
+        vocabulary=about.vocabulary,
+        resamples=about.settings.resamples,
+        seed=about.seed,
+    )
+    return table
+
+
+def measure_sites(
+    sites: Mapping[str, SiteScores],
+    about: About,
+    own_rows: pd.DataFrame | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Measured:
+    """Rows for each site, for the mean over sites (``all``), for all patients ``pooled``, and for groups of them.
+
+    Pooling needs the scores of every patient in one place; in the field each site's numbers come from the site.
+
+    Args:
+        sites: scores by site.
+        about: what it is a test of.
+        own_rows: the rows that the sites reported themselves; None measures them here.
+        on_progress: called with (done, total) steps: a site each, and one for all that follows.
+    """
+    if own_rows is None:
+        parts = []
+        for done, (name, found) in enumerate(sites.items()):
+            on_progress(done, len(sites) + 1)
+            parts.append(measure_site(found.validation, found.test, about, name))
+        own_rows = pd.concat(parts, ignore_index=True)
+    on_progress(len(sites), len(sites) + 1)
+    whole = [own_rows, mean_over_sites(own_rows)]
+    together = with_pooled(sites, about.settings).get(POOLED)
+    if together is not None:
+        whole.append(_rows(together.validation, together.test, about, POOLED))
+    named = {"run": about.run, "model": about.model}
+    whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))
+    rows: pd.DataFrame = pd.concat(whole, ignore_index=True)
+    tables = decision_tables(sites, rows, about.vocabulary, about.settings, seed=about.seed, **named)
+    on_progress(len(sites) + 1, len(sites) + 1)
+    return Measured(rows, tables)
