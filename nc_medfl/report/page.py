@@ -12,6 +12,9 @@ from markupsafe import Markup
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.report import plots, tables, words
+from nc_medfl.report.audience import for_federation
+from nc_medfl.report.cells import ROUGH_BELOW, decimal
+from nc_medfl.report.label_tables import label_tables
 from nc_medfl.report.plots import Estimate
 from nc_medfl.report.reading import RunTables, read_run_folder
 
@@ -39,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         UserError: if ``run.json`` or ``metrics.csv`` is missing, or a file is damaged.
     """
-    data = read_run_folder(run_folder)
+    data = for_federation(read_run_folder(run_folder))
     page = _environment().get_template("report.html.j2").render(_context(data))
     path = run_folder / REPORT_HTML
     write_atomic(path, page.encode("utf-8"))
@@ -69,7 +72,7 @@ def _context(data: RunTables) -> dict[str, Any]:
         "absent": data.absent,
         "headline": words.headline(data),
         "rare": words.rare_findings(data),
-        "rough_below": tables.ROUGH_BELOW,
+        "rough_below": ROUGH_BELOW,
         "thresholds": words.threshold_sentence(run),
         "floor": words.floor_example(data),
         "best_round": best_round,
@@ -77,7 +80,7 @@ def _context(data: RunTables) -> dict[str, Any]:
         "sites": {"plot": _sites_plot(data), "table": tables.sites_table(data)},
         "findings": _findings(data),
         "rounds": _rounds(data, best_round),
-        "labels": tables.label_tables(data),
+        "labels": label_tables(data),
         "collapse": _collapse(data, best_round),
         "updates": _updates(data),
         "privacy": tables.privacy_table(data.privacy) if data.privacy is not None else None,
@@ -114,7 +117,7 @@ def _findings(data: RunTables) -> dict[str, Any]:
 
 
 def _listed(numbers: list[tuple[str, float]]) -> str:
-    told = (f"{name} {'undefined' if np.isnan(value) else tables.decimal(value)}" for name, value in numbers)
+    told = (f"{name} {'undefined' if np.isnan(value) else decimal(value)}" for name, value in numbers)
     return ", ".join(told) + "."
 
 
@@ -173,12 +176,12 @@ def _collapse(data: RunTables, best_round: int | None) -> dict[str, Any] | None:
         "numbers": {
             name: _number(*numbers.get(name, (np.nan, ""))) for name in ("nc1", "nc2_angle", "nc2_length", "nc3")
         },
-        "table": tables.collapse_table(table, data.findings, at_round),
+        "table": tables.collapse_table(table, data.findings, at_round, data.minimum),
     }
 
 
 def _number(value: float, reason: str) -> str:
-    return f"undefined ({reason or 'not measured'})" if np.isnan(value) else tables.decimal(value)
+    return f"undefined ({reason or 'not measured'})" if np.isnan(value) else decimal(value)
 
 
 def _updates(data: RunTables) -> dict[str, Any] | None:

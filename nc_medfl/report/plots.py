@@ -1,19 +1,9 @@
-"""Plots as inline SVG that follows the page's light or dark theme.
-
-Matplotlib draws in stand-in colours; each becomes a variable of the page's style sheet. Text stays text, so
-that it can be searched and read at any size. Same numbers, same bytes.
-"""
+"""The plots of a run: sites and findings with intervals, rounds, losses, collapse."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-from xml.etree import ElementTree
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -21,123 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK = "http://www.w3.org/1999/xlink"
-
-INK, MUTED, LINE, ACCENT, SURFACE = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05"
-_SERIES = tuple(f"#0b0b0{k}" for k in range(8))
-_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", SURFACE: "--surface"} | {
-    colour: f"--c{k}" for k, colour in enumerate(_SERIES)
-}
-_MARKERS = "osD^vPXh"
-_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1.5, 1.2)),
-    (0, (6, 1.5, 1.5, 1.5)),
-)
-
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "nc_medfl",
-    "svg.fonttype": "none",
-    "svg.id": None,
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "axes.facecolor": "none",
-    "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "figure.facecolor": "none",
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.labelcolor": INK,
-}
+from nc_medfl.report.svg import ACCENT, DASHES, INK, MARKERS, MUTED, SERIES, draw
 
 #: A value, the lower and the upper end of its interval; NaN where there is none.
 Estimate = tuple[float, float, float]
 
 
-def _draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Markup:
-    """Run ``paint`` on a new figure and give it as an SVG element."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # Names in scripts that the drawing font lacks are shown in the reader's own font.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure)
-        stream = io.BytesIO()
-        figure.savefig(
-            stream,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
-        )
-    # Markup as it is: an XML library escaped every text in it.
-    return Markup(_for_page(stream.getvalue(), name, alt))
-
-
-def _for_page(svg: bytes, name: str, alt: str) -> str:
-    """Make ids the figure's own, colours the page's, and say in words what is drawn."""
-    ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _XLINK)
-    root = ElementTree.fromstring(svg)
-    for element in root.findall(f"{{{_SVG}}}metadata"):
-        root.remove(element)
-    referenced = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg.decode()))
-    for element in root.iter():
-        _adapt(element, name, referenced)
-    width = float(root.attrib.pop("width").removesuffix("pt")) * 4 / 3
-    root.attrib.pop("height")
-    root.set("role", "img")
-    root.set("aria-labelledby", f"{name}-title")
-    root.set("style", f"max-width:{width:.0f}px")
-    title = ElementTree.Element(f"{{{_SVG}}}title", {"id": f"{name}-title"})
-    title.text = alt
-    root.insert(0, title)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _adapt(element: ElementTree.Element, name: str, referenced: set[str]) -> None:
-    identifier = element.attrib.pop("id", None)
-    if identifier in referenced:
-        element.set("id", f"{name}-{identifier}")
-    link = element.attrib.get(f"{{{_XLINK}}}href", "")
-    if link.startswith("#"):
-        element.set(f"{{{_XLINK}}}href", f"#{name}-{link[1:]}")
-    if "clip-path" in element.attrib:
-        element.set("clip-path", element.attrib["clip-path"].replace("url(#", f"url(#{name}-"))
-    style = element.attrib.get("style", "")
-    if style:
-        style = re.sub("|".join(_VARIABLES), lambda match: f"var({_VARIABLES[match.group()]})", style)
-        style = re.sub(r"font: ([\d.]+px) [^;]+", r"font-size: \1", style)
-        element.set("style", style)
-
-
 def _series(axes: Axes, lines: Mapping[str, pd.Series], mean: pd.Series | None, mean_label: str) -> None:
     """One line a site; told apart by colour, dash and marker up to eight, else all in one muted tone."""
-    few = len(lines) <= len(_SERIES)
+    few = len(lines) <= len(SERIES)
     for k, (label, line) in enumerate(lines.items()):
         axes.plot(
             line.index,
             line.to_numpy(),
-            color=_SERIES[k] if few else MUTED,
-            linestyle=_DASHES[k % len(_DASHES)] if few else "-",
-            marker=_MARKERS[k] if few and len(line) <= 30 else "",
+            color=SERIES[k] if few else MUTED,
+            linestyle=DASHES[k % len(DASHES)] if few else "-",
+            marker=MARKERS[k] if few and len(line) <= 30 else "",
             markersize=3.5,
             linewidth=1.2 if few else 0.8,
             alpha=1.0 if few else 0.55,
@@ -174,7 +63,7 @@ def rounds_plot(lines: Mapping[str, pd.Series], mean: pd.Series, best_round: int
 
     last = f" It ends at {mean.iloc[-1]:.3f}." if len(mean) else ""
     alt = f"Lines of the validation macro AUC over rounds, one for each of {len(lines)} sites and their mean.{last}"
-    return _draw("rounds", alt, (10.6, 3.6), paint)
+    return draw("rounds", alt, (10.6, 3.6), paint)
 
 
 def losses_plot(losses: Mapping[str, Mapping[str, pd.Series]]) -> Markup:
@@ -190,7 +79,7 @@ def losses_plot(losses: Mapping[str, Mapping[str, pd.Series]]) -> Markup:
         figure.legend(handles, labels, loc="outside upper left", ncols=6, handlelength=2.6)
 
     alt = f"Lines over rounds, by site, of the training {', '.join(losses)}."
-    return _draw("losses", alt, (10.6, 2.7), paint)
+    return draw("losses", alt, (10.6, 2.7), paint)
 
 
 def forest_plot(name: str, rows: Sequence[tuple[str, Estimate, bool]], label: str, alt: str) -> Markup:
@@ -209,7 +98,7 @@ def forest_plot(name: str, rows: Sequence[tuple[str, Estimate, bool]], label: st
             _interval(axes, place, (value, low, high), summary)
         _finish_rows(axes, [text for text, _, _ in rows], label)
 
-    return _draw(name, alt, (10.6, 0.9 + 0.3 * len(rows)), paint)
+    return draw(name, alt, (10.6, 0.9 + 0.3 * len(rows)), paint)
 
 
 def findings_plot(rows: Sequence[tuple[str, Estimate]], by_site: Mapping[str, Sequence[float]], alt: str) -> Markup:
@@ -223,16 +112,16 @@ def findings_plot(rows: Sequence[tuple[str, Estimate]], by_site: Mapping[str, Se
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        few = len(by_site) <= len(_SERIES)
+        few = len(by_site) <= len(SERIES)
         for k, (site, values) in enumerate(by_site.items()):
             axes.plot(
                 values,
                 np.arange(len(rows)) + 0.22,
                 linestyle="",
-                marker=_MARKERS[k] if few else "|",
+                marker=MARKERS[k] if few else "|",
                 markersize=4.2,
                 markerfacecolor="none",
-                markeredgecolor=_SERIES[k] if few else MUTED,
+                markeredgecolor=SERIES[k] if few else MUTED,
                 label=site if few else (f"{len(by_site)} sites" if k == 0 else None),
             )
         for place, (_, estimate) in enumerate(rows):
@@ -241,7 +130,7 @@ def findings_plot(rows: Sequence[tuple[str, Estimate]], by_site: Mapping[str, Se
         if by_site:
             figure.legend(loc="outside upper left", ncols=6, handletextpad=0.2)
 
-    return _draw("findings", alt, (10.6, 1.1 + 0.34 * len(rows)), paint)
+    return draw("findings", alt, (10.6, 1.1 + 0.34 * len(rows)), paint)
 
 
 def _interval(axes: Axes, place: float, estimate: Estimate, strong: bool) -> None:
@@ -294,7 +183,7 @@ def collapse_plot(panels: Mapping[str, Mapping[str, pd.Series]], best_round: int
                 place.axvline(best_round, color=ACCENT, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
 
     alt = f"Lines over rounds of {', '.join(panels)}. The table below has the numbers of the chosen round."
-    return _draw("collapse", alt, (10.6, 2.6), paint)
+    return draw("collapse", alt, (10.6, 2.6), paint)
 
 
 def _panel(axes: Axes, lines: Mapping[str, pd.Series]) -> None:
@@ -303,10 +192,10 @@ def _panel(axes: Axes, lines: Mapping[str, pd.Series]) -> None:
         axes.plot(
             line.index,
             line.to_numpy(),
-            color=MUTED if many else _SERIES[k],
+            color=MUTED if many else SERIES[k],
             alpha=0.5 if many else 1.0,
             linewidth=0.8 if many else 1.8,
-            linestyle=_DASHES[0] if many else _DASHES[k],
+            linestyle=DASHES[0] if many else DASHES[k],
             label=None if many else label,
         )
     values = pd.concat(list(lines.values()), axis=1)

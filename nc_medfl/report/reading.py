@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation import read_metrics
-from nc_medfl.evaluation.tables import ALL_SITES, POOLED
+from nc_medfl.evaluation.tables import ALL_SITES, MACRO, MICRO, POOLED
 
 SCHEMA_VERSION = 1
 RUN_JSON = "run.json"
@@ -24,9 +25,26 @@ _COLLAPSE = ("round", "finding", "metric", "value", "reason")
 _UPDATES = ("round", "site", "outcome", "reason", "n_samples")
 _PRIVACY = ("round", "site", "quantity", "value", "reason")
 _LABELS = ("site", "split", "n_images", "n_patients", "finding", "n_positive", "n_negative", "n_unknown")
-_NUMBERS = frozenset(
-    ("round", "value", "n_samples", "n_images", "n_patients", "n_positive", "n_negative", "n_unknown", "n_annotated")
+_THRESHOLDS = ("site", "scope", "rule", "target", "finding", "threshold", "test_n_positive", "test_n_annotated")
+_CALIBRATION = ("site", "method", "finding", "test_brier", "test_ece", "reason")
+_RELIABILITY = ("site", "method", "finding", "n", "n_positive", "mean_score")
+_FAIRNESS = ("site", "attribute", "finding", "metric", "worst_group", "worst", "best_group", "best", "gap", "reason")
+_HISTOGRAMS = ("site", "finding", "label", "low", "high", "count")
+_TEXTS = frozenset(
+    (
+        *("run", "model", "site", "split", "scope", "rule", "method", "finding", "metric", "group", "outcome"),
+        *("reason", "quantity", "attribute", "worst_group", "best_group", "label"),
+    )
 )
+
+#: Tables that an evaluation writes beside ``metrics.csv``, with the columns that the page needs.
+EXTRA = {
+    "thresholds": _THRESHOLDS,
+    "calibration": _CALIBRATION,
+    "reliability": _RELIABILITY,
+    "fairness": _FAIRNESS,
+    "score_histograms": _HISTOGRAMS,
+}
 
 # Texts written elsewhere may name a file or hold a key; neither belongs on a page that is passed around.
 _PATH = re.compile(
@@ -46,6 +64,12 @@ class RunTables:
             (``label_statistics.csv``).
         privacy: ``privacy.csv`` or None; runs before there was one have none, so it is never absent.
         absent: names of the files that are not there.
+        groups: rows of ``metrics.csv`` on test of patients by sex, age and so on.
+        others: rows of ``metrics.csv`` on test of models other than the one that the page is about.
+        extra: ``thresholds``, ``calibration``, ``reliability``, ``fairness``, ``comparisons`` and
+            ``score_histograms``, each where its file is there.
+        minimum: counts from 1 to one less than this are withheld; 1 where none are.
+        everywhere: label counts of all sites by finding, where ``labels`` holds one site's alone.
     """
 
     run: dict[str, Any]
@@ -56,6 +80,11 @@ class RunTables:
     labels: pd.DataFrame | None
     absent: tuple[str, ...]
     privacy: pd.DataFrame | None = None
+    groups: pd.DataFrame = field(default_factory=pd.DataFrame)
+    others: pd.DataFrame = field(default_factory=pd.DataFrame)
+    extra: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    minimum: int = 1
+    everywhere: pd.DataFrame | None = None
 
     @property
     def findings(self) -> list[str]:
@@ -99,12 +128,17 @@ def read_run_folder(folder: Path) -> RunTables:
     """Read what the report needs.
 
     Raises:
-        UserError: if ``run.json`` or ``metrics.csv`` is missing, or a file is damaged or too new.
+        UserError: if ``metrics.csv`` is missing, or a file is damaged or too new.
     """
-    run = _read_run(folder / RUN_JSON)
     metrics = read_metrics(folder)
-    chosen = metrics[(metrics["split"] == "test") & (metrics["group"] == "all")].copy()
-    chosen["reason"] = [plain(text) for text in chosen["reason"]]
+    path = folder / RUN_JSON
+    # A table of anybody's predictions is evaluated without a run; then the metrics alone tell what there is.
+    run = _read_run(path) if path.exists() else _run_of(metrics)
+    test = metrics[metrics["split"] == "test"].copy()
+    test["reason"] = [plain(text) for text in test["reason"]]
+    mine = test["model"] == _model_of(run, test)
+    whole = test["group"] == "all"
+    chosen = test[mine & whole]
     files = {
         "rounds.csv": _ROUNDS,
         "collapse.csv": _COLLAPSE,
@@ -121,7 +155,35 @@ def read_run_folder(folder: Path) -> RunTables:
         labels=tables["label_statistics.csv"],
         absent=tuple(name for name, table in tables.items() if table is None),
         privacy=_read_table(folder / "privacy.csv", _PRIVACY),
+        groups=test[mine & ~whole],
+        others=test[~mine & whole],
+        extra=_read_extra(folder),
     )
+
+
+def _read_extra(folder: Path) -> dict[str, pd.DataFrame]:
+    found = {name: _read_table(folder / f"{name}.csv", columns) for name, columns in EXTRA.items()}
+    return {name: table for name, table in found.items() if table is not None and len(table)}
+
+
+def _run_of(metrics: pd.DataFrame) -> dict[str, Any]:
+    """What ``run.json`` would say, as far as the metrics themselves tell it."""
+    if metrics.empty:
+        return {}
+    findings = [str(name) for name in metrics["finding"].unique() if name not in (MACRO, MICRO)]
+    return {
+        "name": str(metrics["run"].iloc[0]) or "evaluation",
+        "method": str(metrics["model"].iloc[0]),
+        "vocabulary": findings,
+        "evaluated_alone": True,
+    }
+
+
+def _model_of(run: Mapping[str, Any], test: pd.DataFrame) -> str:
+    """The model that the page is about: the run's own method, else the first that was measured."""
+    models = list(dict.fromkeys(test["model"]))
+    method = str(run.get("method"))
+    return method if method in models or not models else str(models[0])
 
 
 def plain(text: object) -> str:
@@ -147,7 +209,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
         missing = [name for name in columns if name not in table]
         if missing:
             raise UserError(f"{path}: no column '{missing[0]}'. Run the job again.")
-        for name in _NUMBERS & set(table.columns):
+        for name in [str(column) for column in table.columns if column not in _TEXTS]:
             table[name] = pd.to_numeric(table[name].where(table[name] != "", None)).astype("float64")
     except FileNotFoundError:
         return None

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nc_medfl.report.cells import ROUGH_BELOW, decimal
 from nc_medfl.report.reading import RunTables, plain
-from nc_medfl.report.tables import ROUGH_BELOW, decimal
 
 METHODS = {
     "fednca": "FedNCA-ML (shared simplex frame, one feature per finding)",
@@ -101,7 +101,8 @@ def _validation_score(data: RunTables, at_round: int) -> float | None:
 
 def _test_size(data: RunTables) -> tuple[int, int]:
     row = data.cell(data.whole, "micro", "auc")
-    return (int(row["n_annotated"]), int(row["n_positive"])) if row else (0, 0)
+    told = row is not None and row["n_positive"] == row["n_positive"]
+    return (int(row["n_annotated"]), int(row["n_positive"])) if row and told else (0, 0)
 
 
 def _meaning(value: float) -> str:

@@ -129,12 +129,32 @@ def test_the_headline_is_the_pooled_macro_auc_with_its_interval_and_coverage(fin
     assert "Chosen round 14 of 16" in text
 
 
+def test_a_folder_with_metrics_alone_has_a_page(own_run):
+    for path in own_run.iterdir():
+        if path.name != "metrics.csv":
+            path.unlink()
+    text = _Page(_html(own_run)).text
+    assert "Consolidation" in text
+    assert "4 sites, 14 findings" in text
+
+
+def test_numbers_over_few_images_of_a_site_are_withheld_on_the_page_of_all(own_run):
+    rows = read_metrics(own_run)
+    chosen = (rows.site == "county") & (rows.finding == "Mass")
+    rows.loc[chosen, ["n_positive", "value", "low", "high"]] = [3, 0.98765, 0.9, 0.99]
+    write_metrics(rows, own_run)
+    html = _html(own_run)
+    assert "0.988" not in html
+    assert "withheld: fewer than 5 positives or negatives" in html
+
+
 def test_every_site_and_finding_has_its_numbers(finished_run, html):
     rows = read_metrics(finished_run)
     text = _Page(html).text
     for site in ("st_mary", "riverside", "uni_clinic", "county", "pooled"):
         for row in rows[(rows.site == site) & (rows.metric == "auc") & rows.low.notna()].to_dict("records"):
-            if row["finding"] != "micro":
+            few = min(row["n_positive"], row["n_annotated"] - row["n_positive"]) < 5
+            if row["finding"] != "micro" and not few:
                 assert f"{row['value']:.3f} {row['low']:.3f}–{row['high']:.3f}" in text
 
 
@@ -187,7 +207,6 @@ def test_a_table_with_headers_only_is_no_error(own_run, name):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("run.json", None, "no such file"),
         ("run.json", "{", "damaged"),
         ("run.json", '{"schema_version": 99}', "Upgrade"),
         ("metrics.csv", None, "nc-medfl evaluate"),
