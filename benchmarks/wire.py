@@ -5,8 +5,8 @@
 
 A POC: FLARE's server and clients with mutual TLS on this machine's loopback. Every packet to and from the server's one
 port is read from the interface and its TCP payload added up: what crosses the border of a hospital, with TLS, FLARE's
-framing, heartbeats and polls, and without the 40 bytes of headers a packet. Needs Linux and the right to read packets
-(root).
+framing, heartbeats, polls and logs, and without the 40 bytes of headers a packet, and without what the command that
+follows the job asks. Needs Linux and the right to read packets (root).
 
 Rows for each transfer, a site and a round, the median over all rounds but the first: ``down`` (server to site) and
 ``up``; the baseline is the model's parameters and buffers as float32. The ratio is to that.
@@ -30,6 +30,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 from flare_overhead import make_sites
 
 #: linux/if_ether.h, linux/if_packet.h, linux/socket.h
@@ -44,7 +45,10 @@ class Counter:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.to_port = self.from_port = self.lost = 0
+        self.lost = 0
+        #: Bytes to and from the port, by the other end's.
+        self._to: dict[int, int] = {}
+        self._from: dict[int, int] = {}
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, 33, _BUFFER)  # SO_RCVBUFFORCE, past the system's limit
         self._socket.bind(("lo", 0))
@@ -69,9 +73,15 @@ class Counter:
             return
         source, target, length = found
         if target == self._port:
-            self.to_port += length
+            self._to[source] = self._to.get(source, 0) + length
         elif source == self._port:
-            self.from_port += length
+            self._from[target] = self._from.get(target, 0) + length
+
+    def totals(self, without: set[int]) -> tuple[int, int]:
+        """Bytes to the port and from it, but for those of some other ends."""
+        both = (dict(self._to), dict(self._from))
+        up, down = (sum(size for port, size in sizes.items() if port not in without) for sizes in both)
+        return up, down
 
     def close(self) -> None:
         """Stop, and note how many packets the system has dropped."""
@@ -102,12 +112,14 @@ def federate(content: dict[str, Any], sites: Path, scratch: Path) -> tuple[list[
 
     counters: list[Counter] = []
     seen: list[tuple[int, int]] = []
+    ours: set[int] = set()
 
     def note(event: dict[str, Any]) -> None:
         if event["event"] == "up":
             counters.append(Counter(event["port"]))
         elif event["event"] == "round":
-            seen.append((counters[0].to_port, counters[0].from_port))
+            ours.update(ports_of_session())
+            seen.append(counters[0].totals(ours))
 
     settings = parse(JobSettings, content, where="benchmark")
     names = tuple(site_files(sites))
@@ -118,6 +130,13 @@ def federate(content: dict[str, Any], sites: Path, scratch: Path) -> tuple[list[
             counter.close()
     up, down = ([after[i] - before[i] for before, after in itertools.pairwise(seen)] for i in (0, 1))
     return up, down, counters[0].lost
+
+
+def ports_of_session() -> set[int]:
+    """Ports of the process that follows the job as an administrator, which is no hospital."""
+    children = psutil.Process().children()
+    followers = [child for child in children if any(word.endswith("session_process") for word in child.cmdline())]
+    return {connection.laddr.port for child in followers for connection in child.net_connections("tcp")}
 
 
 def frozen_parts(content: dict[str, Any]) -> tuple[int, int, int]:

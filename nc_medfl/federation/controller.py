@@ -65,7 +65,8 @@ class FederationController(WaitingController):
     def __init__(self, *args: Any, settings: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.waiting = from_arguments(settings).federation
+        job = from_arguments(settings)
+        self.waiting, self.transfer = job.federation, job.transfer
 
     def run(self) -> None:
         """The whole federation; called by FLARE."""
@@ -216,6 +217,8 @@ class FederationController(WaitingController):
             for site, (outcome, reason) in exchange.absent().items()
             if site not in told
         ]
+        for row in rows:
+            row["bytes_down"] = exchange.bytes_down if row["site"] in exchange.taken else 0
         return sorted(rows, key=lambda row: str(row["site"]))
 
     def _log_round(

@@ -18,6 +18,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nc_medfl.config import FederationSettings
 from nc_medfl.errors import SiteFailed
 from nc_medfl.federation import keys
+from nc_medfl.federation.wire import payload_bytes, to_wire
 
 #: Takes an answer; says whether it was accepted.
 Take = Callable[[FLModel], bool]
@@ -37,6 +38,7 @@ class Exchange:
         answered: sites that answered, and whether the answer was accepted.
         failed: sites whose task failed, with the reason.
         seconds: how long it stood.
+        bytes_down: of the numbers that each site was sent.
     """
 
     targets: tuple[str, ...]
@@ -45,6 +47,7 @@ class Exchange:
     answered: dict[str, bool] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    bytes_down: int = 0
 
     @property
     def accepted(self) -> int:
@@ -80,6 +83,7 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
     """
 
     waiting = FederationSettings()
+    transfer = "float32"
     _exchange: Exchange | None = None
 
     def _ask_sites(self, task: str, model: FLModel, take: Take) -> Exchange:
@@ -102,6 +106,8 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
         return exchange
 
     def _send(self, task: str, model: FLModel, targets: Collection[str], callback: Take) -> None:
+        if self._exchange is not None:
+            self._exchange.bytes_down = payload_bytes(to_wire(model.params, self.transfer), model.meta)
         self.broadcast_model(
             model,
             task_name=task,

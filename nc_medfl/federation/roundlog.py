@@ -14,7 +14,7 @@ from nc_medfl.federation import keys
 ROUND_COLUMNS = ("round", "site", "split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
 COLLAPSE_COLUMNS = ("round", "finding", "metric", "value", "reason")
 PRIVACY_COLUMNS = ("round", "site", "quantity", "value", "reason")
-UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples")
+UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples", "bytes_down", "bytes_up")
 
 
 class RoundLog:
@@ -30,15 +30,16 @@ class RoundLog:
         #: Told of every row that is written: the table, the round, the rows.
         self.listener: Callable[[str, int, Sequence[Mapping[str, Any]]], None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self._columns = {
+        self._columns: dict[str, tuple[str, ...]] = {
             keys.ROUNDS_CSV: ROUND_COLUMNS,
             keys.COLLAPSE_CSV: COLLAPSE_COLUMNS,
             keys.UPDATES_CSV: UPDATE_COLUMNS,
             keys.PRIVACY_CSV: PRIVACY_COLUMNS,
         }
-        for name, columns in self._columns.items():
+        for name, columns in tuple(self._columns.items()):
             if saved:
                 shutil.copyfile(saved / name, folder / name)
+                self._columns[name] = _header(folder / name) or columns  # an earlier package may have written fewer
                 continue
             with (folder / name).open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerow(columns)
@@ -59,6 +60,11 @@ class RoundLog:
         """Append one event for whoever watches the run."""
         with (self.folder / keys.PROGRESS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event) + "\n")
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return tuple(next(csv.reader(stream), ()))
 
 
 def _end_with_whole_line(path: Path, *, keep: bool) -> None:

@@ -101,7 +101,15 @@ def test_rows_of_an_unfinished_round_are_dropped_and_progress_goes_on(tmp_path: 
     again = RoundLog(folder, found.folder)
     again.progress(event="started")
     assert (folder / keys.PROGRESS).read_text() == '{"event": "started"}\n' * 2
-    assert (folder / keys.UPDATES_CSV).read_text().splitlines()[1:] == ["1,a,accepted,,"]
+    assert (folder / keys.UPDATES_CSV).read_text().splitlines()[1:] == ["1,a,accepted,,,,"]
+
+
+def test_tables_with_fewer_columns_of_an_earlier_package_go_on_with_those(tmp_path: Path) -> None:
+    earlier = tmp_path / "saved"
+    RoundLog(earlier)
+    (earlier / keys.UPDATES_CSV).write_text("round,site,outcome\n1,a,accepted\n")
+    RoundLog(tmp_path / "results", earlier).add(keys.UPDATES_CSV, 2, [{"site": "a", "outcome": "late", "bytes_up": 7}])
+    assert (tmp_path / "results" / keys.UPDATES_CSV).read_text().splitlines()[1:] == ["1,a,accepted", "2,a,late"]
 
 
 def test_the_folder_is_in_the_workspace_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

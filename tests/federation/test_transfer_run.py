@@ -33,6 +33,9 @@ def test_a_half_precision_median_by_flare_is_that_of_the_sites_in_turn(tmp_path:
 
     settings = load_job_settings(REPOSITORY / "jobs" / "fednca_cxr" / "job.yaml", OVERRIDES).for_sites()
     start = build_network(settings).state_dict()
+    half = sum(value.numel() * (2 if value.is_floating_point() else 8) for value in start.values())
+    assert ((updates["bytes_down"] >= half) & (updates["bytes_down"] < half + 1000)).all()
+    assert ((updates["bytes_up"] > half) & (updates["bytes_up"] < half + 60_000)).all()
     sent = from_wire(to_wire(start, "float16"), "float16")
     models = []
     for path in site_files(tmp_path / "sites").values():

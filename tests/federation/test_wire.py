@@ -79,7 +79,7 @@ def test_an_update_arrives_in_float32_with_half_the_bytes_on_the_way(transfer: s
     aggregator = an_aggregator(transfer)
     aggregator.accept_model(arrived)
     assert aggregator.log[0]["outcome"] == "accepted"
-    assert half < aggregator.log[0]["bytes"] < half + 50_000
+    assert half < aggregator.log[0]["bytes_up"] < half + 50_000
     assert all(v.dtype == start()[n].dtype for n, v in aggregator.aggregate_model().params.items())
 
 
@@ -118,7 +118,7 @@ def test_another_type_than_the_job_s_is_refused(told: str, sent: torch.dtype) ->
 def test_a_site_does_not_tell_the_server_how_many_bytes_came() -> None:
     aggregator = an_aggregator("float32")
     aggregator.accept_model(an_update("a", meta={keys.BYTES: 1}))
-    assert aggregator.log[0]["bytes"] > 10_000
+    assert aggregator.log[0]["bytes_up"] > 10_000
     dxo = DXO(DataKind.WEIGHTS, data={"w": torch.zeros(10, dtype=torch.float16)}, meta={keys.BYTES: 10**9})
     counted = through([WidenFilter("float16")], dxo.to_shareable())
     assert counted["DXO"]["meta"][keys.BYTES] == 20
