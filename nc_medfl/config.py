@@ -304,7 +304,7 @@ class EvaluationSettings(Settings):
     """
 
     threshold: Literal["youden", "f1", "half"] = "youden"
-    resamples: int = Field(default=1000, ge=0)
+    resamples: int = Field(default=2000, ge=0)
 
 
 class JobSettings(Settings):
