@@ -327,7 +327,7 @@ class EvaluationSettings(Settings):
     calibrate: Literal["none", "temperature", "platt"] = "none"
     groups: tuple[Literal["sex", "age", "view", "maker"], ...] = ("sex", "age", "view", "maker")
     min_group: int = Field(default=20, ge=1)
-    resamples: int = Field(default=1000, ge=0)
+    resamples: int = Field(default=2000, ge=0)
 
 
 class JobSettings(Settings):

@@ -28,6 +28,7 @@ from nc_medfl.evaluation.tables import as_table, evaluate_site
 from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, threshold_table
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
 from nc_medfl.labels import Vocabulary
+from nc_medfl.metrics.bootstrap import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,7 @@ def group_metrics(
     run: str,
     model: str,
     seed: int = 0,
+    interval: Kind = "percentile",
 ) -> pd.DataFrame:
     """Rows of ``metrics.csv`` for groups of patients, at each site and over all sites' patients.
 
@@ -111,6 +113,7 @@ def group_metrics(
         run: for the rows, as is ``model``.
         model: which model.
         seed: of the bootstrap.
+        interval: ``percentile`` or ``bca``.
     """
     parts: list[pd.DataFrame] = []
     for site, found in with_pooled(sites, settings).items():
@@ -133,6 +136,7 @@ def group_metrics(
                 group=group,
                 resamples=settings.resamples,
                 seed=seed,
+                interval=interval,
                 **about,
             )
             return table
@@ -145,13 +149,19 @@ def group_metrics(
     return as_table(pd.concat(parts, ignore_index=True) if parts else [])
 
 
-def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings) -> dict[str, SiteScores]:
-    """The sites, with scores scaled if the job says so, and all of them together where there are several."""
+def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings, least: int = 2) -> dict[str, SiteScores]:
+    """The sites, with scores scaled if the job says so, and ``pooled`` for all of them together.
+
+    Args:
+        sites: scores by site; equal patient numbers at two sites are two patients.
+        settings: whether scores are scaled.
+        least: fewest sites that are put together.
+    """
     scaled = {}
     for name, found in sorted(sites.items()):
         validation, test, _ = calibrate(found.validation, found.test, settings)
         scaled[name] = SiteScores(validation, test, found.attributes)
-    if len(scaled) < 2:
+    if len(scaled) < least:
         return scaled
     together = [
         ScoredSplit(*pooled_arrays([getattr(found, split) for found in scaled.values()]))

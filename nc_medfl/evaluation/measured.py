@@ -21,6 +21,7 @@ from nc_medfl.evaluation.groups import POOLED
 from nc_medfl.evaluation.patients import Scored
 from nc_medfl.evaluation.tables import evaluate_site, mean_over_sites
 from nc_medfl.labels import Vocabulary
+from nc_medfl.metrics.bootstrap import Kind
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class About:
         vocabulary: names of the findings.
         settings: how to measure.
         seed: of the bootstrap.
+        interval: ``percentile`` or ``bca``.
     """
 
     run: str
@@ -53,6 +55,7 @@ class About:
     vocabulary: Vocabulary
     settings: EvaluationSettings
     seed: int = 0
+    interval: Kind = "percentile"
 
 
 def measure_site(validation: Scored, test: Scored, about: About, site: str) -> pd.DataFrame:
@@ -85,6 +88,7 @@ def _rows(validation: Scored, test: Scored, about: About, site: str) -> pd.DataF
         vocabulary=about.vocabulary,
         resamples=about.settings.resamples,
         seed=about.seed,
+        interval=about.interval,
     )
     return table
 
@@ -113,11 +117,12 @@ def measure_sites(
         own_rows = pd.concat(parts, ignore_index=True)
     on_progress(len(sites), len(sites) + 1)
     whole = [own_rows, mean_over_sites(own_rows)]
-    together = with_pooled(sites, about.settings).get(POOLED)
-    if together is not None:
-        whole.append(_rows(together.validation, together.test, about, POOLED))
+    together = with_pooled(sites, about.settings, least=1)[POOLED]
+    whole.append(_rows(together.validation, together.test, about, POOLED))
     named = {"run": about.run, "model": about.model}
-    whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))
+    whole.append(
+        group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, interval=about.interval, **named)
+    )
     rows: pd.DataFrame = pd.concat(whole, ignore_index=True)
     tables = decision_tables(sites, rows, about.vocabulary, about.settings, seed=about.seed, **named)
     on_progress(len(sites) + 1, len(sites) + 1)

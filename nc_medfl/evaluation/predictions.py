@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ class Predictions:
             rows: a mask ``[N]``, or the numbers of rows in the wanted order.
         """
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        cut = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in named.items()}
+        cut: dict[str, Any] = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in named.items()}
         return replace(self, **cut)
 
     def of(self, *, split: str | None = None, site: str | None = None) -> Predictions:
