@@ -20,7 +20,7 @@ from nc_medfl import __version__
 from nc_medfl.federation import answers, checks, keys, norms
 from nc_medfl.federation.admission import Candidate, Judge, Verdict
 from nc_medfl.federation.arguments import from_arguments
-from nc_medfl.federation.class_statistics import Row, SiteStatistics, StatisticsSums
+from nc_medfl.federation.class_statistics import Row, SiteStatistics, StatisticsSums, site_collapse_rows
 from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.robust import combiner, robust_average
 from nc_medfl.federation.spool import Spool
@@ -158,6 +158,16 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         findings = self._vocabulary.findings
         return [*sums.collapse_rows(self._frame, findings, self._rules.min_positives), *sums.coverage_rows(findings)]
 
+    def site_collapse(self) -> list[Row]:
+        """Rows of ``rounds.csv``: the collapse of the model that this round started from, at each accepted site."""
+        self.settle()
+        return sorted(self._site_collapse, key=lambda row: str(row["site"]))
+
+    def collapse_of(self, site: str, statistics: SiteStatistics) -> list[Row]:
+        """The collapse of a model at one site, from its sums; no rows where it sends none."""
+        findings = self._vocabulary.findings
+        return site_collapse_rows(site, statistics, self._frame, findings, self._rules.min_positives)
+
     def statistics_of(self, meta: Mapping[str, Any]) -> SiteStatistics:
         """Read and check a site's class statistics.
 
@@ -214,6 +224,7 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         self._close_spool()
         self._average: RunningAverage | None = None
         self._statistics = StatisticsSums(len(self._vocabulary))
+        self._site_collapse: list[Row] = []
         self._waiting: list[tuple[Candidate, Row]] = []
         self._kept: list[tuple[Candidate, Verdict]] = []
         self._log: list[Row] = []
@@ -309,6 +320,7 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
 
     def _note(self, statistics: SiteStatistics, verdict: Verdict, entry: Row) -> None:
         self._statistics.add(statistics)
+        self._site_collapse += self.collapse_of(str(entry["site"]), statistics)
         self._n_taken += 1
         entry["reason"] = verdict.remark
 

@@ -117,7 +117,15 @@ def _described(name: str, value: Any) -> tuple[int, Any]:
         return len(text.encode()), {"rows": len(json.loads(text))}
     if name == keys.LOSSES:
         return len(text.encode()), {"losses": sorted(json.loads(text))}
+    if name == keys.HISTOGRAMS:
+        content = json.loads(text)
+        runs = {split: sum(len(kind) for kinds in part.values() for kind in kinds) for split, part in _splits(content)}
+        return len(text.encode()), {"runs": runs}
     return len(text.encode()), value
+
+
+def _splits(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, part) for name, part in content.items() if isinstance(part, dict)]
 
 
 def started(meta: Mapping[str, Any], settings: Mapping[str, Any], privacy: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 
+#: A class mean whose cosine with its vertex is below this points more than 60 degrees away from it.
+ALIGNED = 0.5
+NOT_ALIGNED = f"does not align with its vertex (cosine below {ALIGNED})"
+
+
 @dataclass(frozen=True)
 class SiteStatistics:
     """Sums that one site sends (METHOD 6); no feature of a single patient is in them.
@@ -30,6 +35,16 @@ class SiteStatistics:
 
     counts: Floats
     feature_sums: Floats | None = None
+
+
+def site_collapse_rows(
+    site: str, part: SiteStatistics, frame: Tensor | None, findings: Sequence[str], min_positives: int
+) -> list[Row]:
+    """One site's own NC1-NC3 and NCpn, as rows of ``rounds.csv``."""
+    sums = StatisticsSums(len(findings))
+    sums.add(part)
+    rows = sums.collapse_rows(frame, findings, min_positives)
+    return [{"site": site, "split": "train", **row} for row in rows]
 
 
 class StatisticsSums:
@@ -77,7 +92,9 @@ class StatisticsSums:
         return rows
 
     def collapse_rows(self, frame: Tensor | None, findings: Sequence[str], min_positives: int) -> list[Row]:
-        """NC1-NC3 over findings and NCpn for each, from the sums of all sites (METHOD 6).
+        """NC1-NC3 over findings, and NC1, NC3 and NCpn for each, from the sums of all sites (METHOD 6).
+
+        The NC3 of a finding is the cosine of its class mean and its vertex; the reason names one that is not aligned.
 
         Args:
             frame: the shared simplex ``[C, D]``; None for a method without one, which has no rows.
@@ -93,6 +110,13 @@ class StatisticsSums:
         rows = [_undefined_to_none("all", name, float(getattr(result, name)), few) for name in overall]
         for finding, value in zip(findings, result.ncpn.tolist(), strict=True):
             rows.append(_undefined_to_none(finding, "ncpn", float(value), "too few positives or negatives"))
+        own = f"fewer than {min_positives} positives, or it is alone"
+        for index, finding in enumerate(findings):
+            rows.append(_undefined_to_none(finding, "nc1", float(result.nc1_by_class[index]), own))
+            cosine = float(result.alignment[index])
+            rows.append(_undefined_to_none(finding, "nc3", cosine, own))
+            if cosine < ALIGNED:
+                rows[-1]["reason"] = NOT_ALIGNED
         return rows
 
 

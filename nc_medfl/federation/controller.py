@@ -242,6 +242,7 @@ class FederationController(WaitingController):
         log.add(keys.UPDATES_CSV, rounds + 1, updates)
         collapse = self.aggregator.statistics_rows()
         log.add(keys.COLLAPSE_CSV, rounds, collapse)
+        log.add(keys.ROUNDS_CSV, rounds, self.aggregator.site_collapse())
         score = self._log_validation(log, rounds, answers)
         told = {site: values.get("loss") for site, values in losses.items()}
         event = {
@@ -285,8 +286,11 @@ class FederationController(WaitingController):
         model.current_round = rounds
         given, exchange = self._ask(keys.TASK_VALIDATE, model)
         answers = [answer for answer in given if self._fits(answer)]
-        collapse = self.aggregator.statistics_rows(self._statistics(answers))
+        statistics = self._statistics(answers)
+        collapse = self.aggregator.statistics_rows(list(statistics.values()))
         run.log.add(keys.COLLAPSE_CSV, rounds, collapse)
+        for site, part in statistics.items():
+            run.log.add(keys.ROUNDS_CSV, rounds, self.aggregator.collapse_of(site, part))
         # What this last look at the sites cost stands as a round of its own.
         run.log.add(keys.PRIVACY_CSV, rounds + 1, _privacy(answers))
         score = self._log_validation(run.log, rounds, answers)
@@ -300,11 +304,11 @@ class FederationController(WaitingController):
         )
         self._keep_if_best(run, score, rounds, dict(model.params))
 
-    def _statistics(self, answers: list[FLModel]) -> list[SiteStatistics]:
-        parts = []
+    def _statistics(self, answers: list[FLModel]) -> dict[str, SiteStatistics]:
+        parts: dict[str, SiteStatistics] = {}
         for answer in answers:
             try:
-                parts.append(self.aggregator.statistics_of(answer.meta))
+                parts[site_of(answer)] = self.aggregator.statistics_of(answer.meta)
             except RefusedUpdate as reason:
                 self.warning(f"class statistics of {site_of(answer)} refused: {reason}")
         return parts

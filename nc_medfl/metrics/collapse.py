@@ -98,6 +98,8 @@ class CollapseMetrics:
         ncpn: a class at a time, variance of positives and negatives over their squared distance,
             float64 ``[C]``; 0 is full separation. It is what classifies; NC1 compares features of different queries.
         n_classes: classes that NC1 to NC3 run over.
+        nc1_by_class: a class's own variance over the variance between classes, float64 ``[C]``; their mean is ``nc1``.
+        alignment: cosine of each centred class mean and its vertex, float64 ``[C]``; their mean is ``nc3``.
     """
 
     nc1: float
@@ -106,6 +108,8 @@ class CollapseMetrics:
     nc3: float
     ncpn: Tensor
     n_classes: int
+    nc1_by_class: Tensor
+    alignment: Tensor
 
 
 def collapse_metrics(stats: ClassStatistics, frame: Tensor, min_positives: int = 1) -> CollapseMetrics:
@@ -137,7 +141,8 @@ def collapse_metrics(stats: ClassStatistics, frame: Tensor, min_positives: int =
     ncpn = torch.where(enough, _ratio(variances.sum(dim=0), distances), torch.nan)
     n_classes = int(enough.sum())
     if n_classes < 2:
-        return CollapseMetrics(math.nan, math.nan, math.nan, math.nan, ncpn, n_classes)
+        none = torch.full_like(ncpn, math.nan)
+        return CollapseMetrics(math.nan, math.nan, math.nan, math.nan, ncpn, n_classes, none, none)
     centred = means[0][enough] - means[0][enough].mean(dim=0)
     vertices = frame[enough] - frame[enough].mean(dim=0)
     lengths = centred.norm(dim=-1)
@@ -146,14 +151,24 @@ def collapse_metrics(stats: ClassStatistics, frame: Tensor, min_positives: int =
     off_diagonal = ~torch.eye(n_classes, dtype=torch.bool)
     cosines = (directions @ directions.T)[off_diagonal]
     alignment = (directions * vertices / vertices.norm(dim=-1, keepdim=True)).sum(dim=-1)
+    between = centred.square().sum(dim=-1).mean()
     return CollapseMetrics(
-        nc1=float(_ratio(variances[0][enough].mean(), centred.square().sum(dim=-1).mean())),
+        nc1=float(_ratio(variances[0][enough].mean(), between)),
         nc2_angle=float((cosines + 1 / (n_classes - 1)).abs().mean()),
         nc2_length=float(_ratio(lengths.std(correction=0), lengths.mean())),
         nc3=float(alignment.mean()),
         ncpn=ncpn,
         n_classes=n_classes,
+        nc1_by_class=_by_class(_ratio(variances[0][enough], between), enough),
+        alignment=_by_class(alignment, enough),
     )
+
+
+def _by_class(values: Tensor, enough: Tensor) -> Tensor:
+    """Values of some classes in the places of all, NaN in those of the others."""
+    out = torch.full(enough.shape, math.nan, dtype=torch.float64)
+    out[enough] = values
+    return out
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

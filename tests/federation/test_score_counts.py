@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from nc_medfl.config import JobSettings, PrivacySettings
 from nc_medfl.evaluation.patients import Scored
-from nc_medfl.federation import keys
+from nc_medfl.federation import audit, keys
 from nc_medfl.federation.federation_wide import NO_SITE, federation_rows, write_federation
 from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.score_counts import counts_text, read_counts
+from nc_medfl.federation.tasks import Answer
 from nc_medfl.metrics.histograms import N_BINS
 
 FINDINGS = ("Mass", "Nodule")
@@ -68,6 +69,13 @@ def test_what_the_server_works_out_bounds_the_auc_of_all_patients_together(
             assert row["low"] - 1e-9 <= exact <= row["high"] + 1e-9
     macro = next(r for r in rows if (r["finding"], r["metric"]) == ("macro", "brier"))
     assert macro["value"] is None or macro["low"] <= macro["value"] <= macro["high"]
+
+
+def test_the_audit_trail_counts_the_runs_that_leave_and_keeps_none_of_them() -> None:
+    meta = sent(a_site(2))
+    content = json.loads(meta[keys.HISTOGRAMS])["test"]
+    entry = audit.sent(Answer(None, meta), {})["meta"][keys.HISTOGRAMS]
+    assert entry == {"runs": {"test": sum(len(kind) for kinds in content.values() for kind in kinds)}}
 
 
 def test_every_run_that_leaves_holds_as_many_patients_as_the_site_wants() -> None:

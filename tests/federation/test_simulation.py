@@ -98,6 +98,27 @@ def test_the_run_leaves_its_artefacts(finished: Path) -> None:
     assert set(coverage["value"]) == {2.0}
 
 
+def test_histograms_bound_what_all_patients_together_give(finished: Path) -> None:
+    rows = pd.read_csv(finished / "metrics.csv")
+    pooled = rows[(rows["site"] == "pooled") & (rows["group"] == "all")].set_index(["metric", "finding"])["value"]
+    told = pd.read_csv(finished / "federation.csv")
+    told = told[told["metric"].isin(["auc", "brier"]) & (told["finding"] != "macro") & told["value"].notna()]
+    assert len(told) > 0
+    for row in told.to_dict("records"):
+        assert row["low"] - 1e-5 <= pooled[(row["metric"], row["finding"])] <= row["high"] + 1e-5
+
+
+def test_collapse_is_told_by_site_and_finding(finished: Path) -> None:
+    rounds = pd.read_csv(finished / "rounds.csv")
+    own = rounds[rounds["metric"] == "nc3"]
+    assert set(own["site"]) == {"alpha", "beta", "gamma"}
+    assert sorted(own["round"].unique()) == list(range(ROUNDS + 1))
+    by_finding = own[own["finding"] != "all"].groupby(["site", "round"])["value"].mean()
+    overall = own[own["finding"] == "all"].set_index(["site", "round"])["value"]
+    told = overall.dropna()
+    np.testing.assert_allclose(by_finding[told.index], told, rtol=1e-4, atol=1e-5)
+
+
 def test_metrics_are_per_site_mean_and_pooled_and_agree_with_scikit_learn(finished: Path, sites: Path) -> None:
     from sklearn.metrics import roc_auc_score
 

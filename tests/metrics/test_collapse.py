@@ -200,3 +200,15 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         collapse_metrics(ClassStatistics.empty(3, 4), simplex_etf(3, 5))
     with pytest.raises(ValueError, match="shapes"):
         ClassStatistics.empty(3, 4) + ClassStatistics.empty(3, 5)
+
+
+def test_the_classes_own_nc1_and_alignment_have_the_overall_ones_as_their_means() -> None:
+    features = torch.randn(60, 5, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    targets = (torch.rand(60, 5, generator=torch.Generator().manual_seed(4)) < 0.4).double()
+    targets[:, 2] = 0.0  # a class without a positive has neither
+    frame = torch.eye(5, 8, dtype=torch.float64)
+    found = collapse_metrics(class_statistics(features, targets), frame)
+    assert bool(torch.isnan(found.alignment[2]))
+    assert bool(torch.isnan(found.nc1_by_class[2]))
+    assert float(found.alignment.nanmean()) == pytest.approx(found.nc3)
+    assert float(found.nc1_by_class.nanmean()) == pytest.approx(found.nc1)
