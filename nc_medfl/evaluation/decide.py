@@ -24,6 +24,7 @@ from nc_medfl.evaluation.result_tables import (
     THRESHOLDS_CSV,
     write_rows,
 )
+from nc_medfl.evaluation.score_histograms import SCORE_HISTOGRAMS_CSV, score_histograms
 from nc_medfl.evaluation.tables import as_table, evaluate_site
 from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, threshold_table
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
@@ -217,6 +218,9 @@ def decision_tables(
         CALIBRATION_CSV: errors,
         RELIABILITY_CSV: points,
         FAIRNESS_CSV: fairness_table(metrics),
+        SCORE_HISTOGRAMS_CSV: score_histograms(
+            {name: found.test for name, found in scaled.items()}, findings, run=run, model=model
+        ),
     }
 
 
