@@ -49,6 +49,8 @@ bench: setup
 	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
 	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
 	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
+	$(BIN)/python benchmarks/metrics.py --json build/bench-metrics.json --csv build/bench-metrics.csv
+	$(BIN)/python benchmarks/coverage.py --json build/bench-coverage.json --csv build/bench-coverage.csv
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
