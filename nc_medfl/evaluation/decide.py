@@ -134,7 +134,11 @@ def group_metrics(
                 group=group,
                 resamples=settings.resamples,
                 seed=seed,
-                **about,
+                interval=settings.interval,
+                run=about["run"],
+                model=about["model"],
+                site=about["site"],
+                split=about["split"],
             )
             return table
 

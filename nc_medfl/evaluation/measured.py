@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from nc_medfl.config import EvaluationSettings
@@ -18,8 +19,8 @@ from nc_medfl.evaluation.decide import (
     with_pooled,
 )
 from nc_medfl.evaluation.groups import POOLED
-from nc_medfl.evaluation.patients import Scored
-from nc_medfl.evaluation.tables import evaluate_site, mean_over_sites
+from nc_medfl.evaluation.patients import Floats, Scored
+from nc_medfl.evaluation.tables import MICRO, as_table, evaluate_site, mean_over_sites
 from nc_medfl.labels import Vocabulary
 
 
@@ -85,8 +86,30 @@ def _rows(validation: Scored, test: Scored, about: About, site: str) -> pd.DataF
         vocabulary=about.vocabulary,
         resamples=about.settings.resamples,
         seed=about.seed,
+        interval=about.settings.interval,
     )
     return table
+
+
+def count_rows(labels: Floats, about: About, site: str) -> pd.DataFrame:
+    """Rows of metrics ``positives``, ``annotated`` and ``unknown`` (images without a label), a finding and in all.
+
+    Args:
+        labels: of the test split, ``[N, C]``.
+        about: what it is a test of.
+        site: for the rows.
+    """
+    known = ~np.isnan(labels)
+    counts = {"positives": (labels == 1).sum(axis=0), "annotated": known.sum(axis=0), "unknown": (~known).sum(axis=0)}
+    columns = [*range(labels.shape[1]), slice(None)]
+    place = {"run": about.run, "model": about.model, "site": site, "split": "test", "group": "all", "reason": ""}
+    rows = []
+    for metric, values in counts.items():
+        for name, column in zip((*about.vocabulary.findings, MICRO), columns, strict=True):
+            positive, annotated = int(counts["positives"][column].sum()), int(counts["annotated"][column].sum())
+            cell = {"finding": name, "metric": metric, "value": int(values[column].sum())}
+            rows.append({**place, **cell, "n_positive": positive, "n_annotated": annotated})
+    return as_table(rows)
 
 
 def measure_sites(
@@ -114,8 +137,10 @@ def measure_sites(
     on_progress(len(sites), len(sites) + 1)
     whole = [own_rows, mean_over_sites(own_rows)]
     together = with_pooled(sites, about.settings).get(POOLED)
+    whole += [count_rows(found.test.labels, about, name) for name, found in sites.items()]
     if together is not None:
         whole.append(_rows(together.validation, together.test, about, POOLED))
+        whole.append(count_rows(together.test.labels, about, POOLED))
     named = {"run": about.run, "model": about.model}
     whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))
     rows: pd.DataFrame = pd.concat(whole, ignore_index=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nc_medfl.evaluation.thresholds import Thresholds
 from nc_medfl.labels import Vocabulary
-from nc_medfl.metrics.bootstrap import bootstrap
+from nc_medfl.metrics.bootstrap import Kind, bootstrap
 from nc_medfl.metrics.classification import METRICS, Sample, measure, prepare_sample, reasons
 
 #: Columns of ``metrics.csv``, in order.
@@ -35,6 +35,10 @@ MACRO, MICRO = "macro", "micro"
 ALL_SITES, POOLED = "all", "pooled"
 THRESHOLD = "threshold"
 
+#: With fewer positives or fewer negatives than this, an interval is rough (benchmarks/coverage.py).
+ENOUGH = 50
+ROUGH = f"rough interval: fewer than {ENOUGH} of each label"
+
 Rows = list[dict[str, Any]]
 
 
@@ -52,6 +56,7 @@ def evaluate_site(
     group: str = "all",
     resamples: int = 1000,
     seed: int = 0,
+    interval: Kind = "percentile",
 ) -> pd.DataFrame:
     """Every metric of one site (or of several sites' patients pooled), with intervals.
 
@@ -69,6 +74,7 @@ def evaluate_site(
         group: which patients, ``all`` or as in ``sex=F``.
         resamples: of the bootstrap; 0 gives no intervals.
         seed: of the bootstrap.
+        interval: ``percentile`` or ``bca``.
 
     Returns:
         Rows with the columns of ``metrics.csv``: for each metric the findings, ``macro`` (mean over the
@@ -84,7 +90,7 @@ def evaluate_site(
         thresholds = Thresholds.none(n_findings)
     sample = prepare_sample(scores, labels, thresholds.values, thresholds.reasons)
     about = {"run": run, "model": model, "site": site, "split": split, "group": group}
-    rows = _metric_rows(sample, patients, vocabulary.findings, resamples, seed)
+    rows = _metric_rows(sample, patients, vocabulary.findings, resamples, seed, interval)
     rows += _threshold_rows(sample, thresholds, vocabulary.findings)
     return as_table([{**about, **row} for row in rows])
 
@@ -94,30 +100,41 @@ def _at_least_empty(values: npt.ArrayLike, n_findings: int) -> npt.NDArray[np.fl
     return np.empty((0, n_findings)) if array.size == 0 else array
 
 
-def _metric_rows(sample: Sample, patients: npt.ArrayLike, findings: Sequence[str], resamples: int, seed: int) -> Rows:
+def _metric_rows(
+    sample: Sample, patients: npt.ArrayLike, findings: Sequence[str], resamples: int, seed: int, interval: Kind
+) -> Rows:
     values = measure(sample)
     texts = reasons(sample, values)
-    intervals = bootstrap(sample, patients, resamples=resamples, seed=seed)
+    intervals = bootstrap(sample, patients, resamples=resamples, seed=seed, interval=interval)
     rows: Rows = []
     for metric in METRICS:
-        value, interval = values[metric][0], intervals[metric]
+        value, found = values[metric][0], intervals[metric]
         n_positive, n_annotated = _counts(sample, ~np.isnan(value[:-2]))
         for k, name in enumerate((*findings, MACRO, MICRO)):
             defined = bool(~np.isnan(value[k]))
-            remarks = [texts[metric][k], interval.reasons[k] if defined else ""]
+            remarks = [texts[metric][k], found.reasons[k] if defined else ""]
+            if defined and not np.isnan(found.low[k]):
+                remarks.append(_doubt(value[k], found.low[k], found.high[k]))
+                if name != MACRO and min(n_positive[k], n_annotated[k] - n_positive[k]) < ENOUGH:
+                    remarks.append(ROUGH)
             rows.append(
                 {
                     "finding": name,
                     "metric": metric,
                     "value": value[k],
-                    "low": interval.low[k] if defined else np.nan,
-                    "high": interval.high[k] if defined else np.nan,
+                    "low": found.low[k] if defined else np.nan,
+                    "high": found.high[k] if defined else np.nan,
                     "n_positive": n_positive[k],
                     "n_annotated": n_annotated[k],
                     "reason": "; ".join(text for text in remarks if text),
                 }
             )
     return rows
+
+
+def _doubt(value: float, low: float, high: float) -> str:
+    """What to say of an interval that its own value lies outside of (an ECE's, mostly: drawing again adds error)."""
+    return "" if low <= value <= high else "interval is biased: resampling shifts this metric"
 
 
 def _counts(sample: Sample, defined: npt.NDArray[np.bool_]) -> tuple[list[int], list[int]]:

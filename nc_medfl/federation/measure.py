@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nc_medfl.config import EvaluationSettings, JobSettings, load_site_config
+from nc_medfl.evaluation import predictions as table
 from nc_medfl.evaluation.decide import SiteScores
 from nc_medfl.evaluation.groups import ATTRIBUTES
 from nc_medfl.evaluation.measured import About, Measured, measure_site, measure_sites
@@ -68,12 +69,30 @@ def predict_everywhere(
     return found, settings
 
 
+def score_everywhere(
+    model: Path, sites: Path, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> table.Predictions:
+    """A model's predictions for every site's validation and test images, as one table.
+
+    Args:
+        model: a run's model file.
+        sites: folder with the sites' settings.
+        on_progress: called with (done, total) sites.
+
+    Raises:
+        UserError: for a bad model file, site folder or store.
+    """
+    found, settings = predict_everywhere(model, sites, on_progress)
+    return table.from_sites(found, load_vocabulary(settings.vocabulary).findings)
+
+
 def measure_everywhere(
     model: Path,
     sites: Path,
     *,
     own_rows: pd.DataFrame | None = None,
     evaluation: EvaluationSettings | None = None,
+    seed: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Measured:
     """Rows for each site, for the mean over sites (``all``), for all patients ``pooled``, and for groups of them.
@@ -86,6 +105,7 @@ def measure_everywhere(
         sites: folder with the sites' settings.
         own_rows: the rows that the sites reported themselves; None measures them here.
         evaluation: how to measure; None takes the settings of the run.
+        seed: of the bootstrap; None takes the run's.
         on_progress: called with (done, total) sites.
 
     Raises:
@@ -94,6 +114,8 @@ def measure_everywhere(
     found, settings = predict_everywhere(model, sites, on_progress)
     if evaluation is not None:
         settings = settings.model_copy(update={"evaluation": evaluation})
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
     return measure_sites(found, about(settings), own_rows)
 
 

@@ -8,12 +8,20 @@ Thresholds and calibration bins stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 
 from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure
+from nc_medfl.metrics.ranking import rank_pairs, weighted_auc
+
+#: How ends of an interval are read from the resamples.
+Kind = Literal["percentile", "bca"]
 
 #: An interval needs the metric to be defined in this share of the resamples.
 _MIN_DEFINED = 0.9
@@ -62,7 +70,7 @@ def patient_weights(
         drawn = rng.integers(0, max(n_patients, 1), size=(size, n_patients), dtype=np.int64)
         drawn += np.arange(size)[:, None] * n_patients
         counts = np.bincount(drawn.ravel(), minlength=size * n_patients).reshape(size, n_patients)
-        yield np.ascontiguousarray(counts.T[codes], dtype=np.float32)
+        yield np.ascontiguousarray(counts.T, dtype=np.float32)[codes]
 
 
 def resample(sample: Sample, patients: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0) -> dict[str, Floats]:
@@ -108,10 +116,110 @@ def percentile_intervals(draws: Floats, level: float = 0.95) -> Intervals:
     return Intervals(low, high, reasons)
 
 
+def bca_intervals(draws: Floats, whole: Floats, left_out: Floats, level: float = 0.95) -> Intervals:
+    """Bias-corrected and accelerated intervals (Efron 1987).
+
+    Args:
+        draws: resampled values, ``[B, K]``, NaN where undefined.
+        whole: the values of the sample itself, ``[K]``.
+        left_out: values without each group of patients in turn, ``[G, K]``: the jackknife that the
+            acceleration comes from.
+        level: the share that the interval is to cover.
+
+    Returns:
+        As :func:`percentile_intervals`; where all draws lie on one side of the value, there is no correction to
+        make and no interval.
+    """
+    plain = percentile_intervals(draws, level)
+    low, high, reasons = plain.low.copy(), plain.high.copy(), list(plain.reasons)
+    for k in np.flatnonzero(~np.isnan(plain.low)):
+        column = draws[~np.isnan(draws[:, k]), k]
+        share = ((column < whole[k]).mean() + (column <= whole[k]).mean()) / 2
+        if not 0 < share < 1:
+            low[k] = high[k] = np.nan
+            reasons[k] = "no interval: every resample lies on one side of the value"
+            continue
+        jack = left_out[~np.isnan(left_out[:, k]), k]
+        pull = jack.mean() - jack if len(jack) else np.zeros(1)
+        below = 6 * (pull**2).sum() ** 1.5
+        acceleration = (pull**3).sum() / below if below > 0 else 0.0
+        shift = ndtri(share)
+        z = shift + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+        low[k], high[k] = np.quantile(column, ndtr(shift + z / (1 - acceleration * z)))
+    return Intervals(low, high, tuple(reasons))
+
+
+def leave_groups_out(sample: Sample, patients: npt.ArrayLike, *, groups: int = 200, seed: int = 0) -> dict[str, Floats]:
+    """Every metric without each group of patients in turn; a group is a patient, where there are few enough.
+
+    Args:
+        sample: of ``N`` images.
+        patients: of the images, ``[N]``.
+        groups: at most.
+        seed: of the dealing of patients into groups.
+
+    Returns:
+        By metric id ``[G, C + 2]``.
+    """
+    _, codes = np.unique(np.asarray(patients), return_inverse=True)
+    n_patients = int(codes.max(initial=-1)) + 1
+    n_groups = min(groups, n_patients)
+    group = (np.random.default_rng(seed).permutation(n_patients) % max(n_groups, 1))[codes]
+    pairs = max(sample.n_images, int(sample.n_annotated[-1]), 1)
+    block = max(1, min(n_groups, _BLOCK_BYTES // (4 * pairs)))
+    starts = range(0, n_groups, block)
+    parts = [
+        measure(sample, (group[:, None] != np.arange(a, min(a + block, n_groups))).astype(np.float32)) for a in starts
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def bootstrap_auc(
+    scores: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    threads: int = 2,
+) -> Floats:
+    """The AUC of each finding in each resample of patients: one sort a finding, then weighted sums.
+
+    Args:
+        scores: ``[N, C]``, finite.
+        labels: 1, 0 or NaN (unknown), ``[N, C]``.
+        patients: ``[N]``.
+        resamples: how many, ``B``.
+        seed: of the draws; they are those of :func:`resample`.
+        threads: that share the findings.
+
+    Returns:
+        ``[B, C]``, NaN where a resample lacks a positive or a negative.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    known = [np.flatnonzero(~np.isnan(labels[:, c])) for c in range(scores.shape[1])]
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        rankings = list(
+            pool.map(lambda c: rank_pairs(scores[known[c], c], labels[known[c], c], known[c]), range(len(known)))
+        )
+        block = max(1, min(100, _BLOCK_BYTES // (4 * max(len(scores), 1))))
+        parts = [
+            np.stack(list(pool.map(partial(weighted_auc, weights=weights), rankings)), axis=1)
+            for weights in patient_weights(patients, resamples, seed, block)
+        ]
+    return np.concatenate(parts)
+
+
 def bootstrap(
-    sample: Sample, patients: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    sample: Sample,
+    patients: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    interval: Kind = "percentile",
 ) -> dict[str, Intervals]:
-    """Patient-clustered percentile intervals of every metric.
+    """Patient-clustered intervals of every metric.
 
     Args:
         sample: of ``N`` images and ``C`` findings.
@@ -119,6 +227,7 @@ def bootstrap(
         resamples: how many; 0 gives no intervals.
         seed: of the draws.
         level: of confidence.
+        interval: ``percentile``, or ``bca`` for bias-corrected and accelerated.
 
     Returns:
         By metric id, intervals of ``K = C + 2`` columns: findings, macro, micro.
@@ -132,10 +241,11 @@ def bootstrap(
         return dict.fromkeys(METRICS, few)
     draws = resample(sample, patients, resamples=resamples, seed=seed)
     whole = measure(sample)
-    return {name: _intervals(values, whole[name][0], level) for name, values in draws.items()}
+    left_out = leave_groups_out(sample, patients, seed=seed) if interval == "bca" else dict.fromkeys(whole)
+    return {name: _intervals(values, whole[name][0], level, left_out[name]) for name, values in draws.items()}
 
 
-def _intervals(draws: Floats, whole: Floats, level: float) -> Intervals:
+def _intervals(draws: Floats, whole: Floats, level: float, left_out: Floats | None = None) -> Intervals:
     """Intervals of one metric, with a macro that is over the same findings in every resample.
 
     A resample can miss every positive patient of a rare finding. Were it left out of that resample's mean, the
@@ -146,7 +256,7 @@ def _intervals(draws: Floats, whole: Floats, level: float) -> Intervals:
     steady = np.where(np.isnan(draws[:, :-2]), whole[:-2], draws[:, :-2])[:, counted]
     draws = draws.copy()
     draws[:, -2] = steady.mean(axis=1) if counted.any() else np.nan
-    found = percentile_intervals(draws, level)
+    found = percentile_intervals(draws, level) if left_out is None else bca_intervals(draws, whole, left_out, level)
     rare = int(((~np.isnan(draws[:, :-2][:, counted])).mean(axis=0) < _MIN_DEFINED).sum())
     if not rare:
         return found

@@ -86,3 +86,30 @@ def auc_and_average_precision(ranking: Ranking, weights: npt.NDArray[np.floating
         auc = np.where(n_positive * n_negative > 0, beaten / (n_positive * n_negative), np.nan)
         average_precision = np.where(n_positive > 0, (positive * precision).sum(axis=0) / n_positive, np.nan)
     return auc, average_precision
+
+
+def weighted_auc(ranking: Ranking, weights: npt.NDArray[np.float32]) -> Floats:
+    """The AUC alone, several times faster than :func:`auc_and_average_precision`, and equal to it.
+
+    Sums of whole numbers stay exact in float32 below 2^24, which caps the sum of a resample's weights.
+
+    Args:
+        ranking: of the pairs.
+        weights: how often each image counts, ``[N, B]``: a column a resample, whole numbers.
+
+    Returns:
+        ``[B]``, NaN where a weighting leaves no positive or no negative.
+    """
+    n_resamples = weights.shape[1]
+    if not len(ranking.positives):
+        return np.full(n_resamples, np.nan)
+    pairs = np.add.reduceat(weights[ranking.images], ranking.starts, axis=0)
+    pairs_above = pairs.cumsum(axis=0)[ranking.positive_steps].astype(np.float64)
+    positive = np.add.reduceat(weights[ranking.positives], ranking.positive_starts, axis=0).astype(np.float64)
+    negative = pairs[ranking.positive_steps] - positive
+    n_positive = positive.sum(axis=0)
+    n_negative = pairs.sum(axis=0, dtype=np.float64) - n_positive
+    beaten = (positive * (n_negative - (pairs_above - positive.cumsum(axis=0)) + negative / 2)).sum(axis=0)
+    below = n_positive * n_negative
+    auc: Floats = np.divide(beaten, below, out=np.full(n_resamples, np.nan), where=below > 0)
+    return auc

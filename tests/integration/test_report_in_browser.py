@@ -162,7 +162,10 @@ def test_hostile_names_run_nothing(browser, tmp_path):
 
 def test_the_slider_changes_the_numbers(browser, ask):
     numbers = "['threshold', 'sensitivity', 'specificity'].map(n => document.getElementById('slider-' + n).textContent)"
-    move = "(() => {{const r = document.getElementById('slider-range'); r.value = {}; r.dispatchEvent(new Event('input'))}})()"
+    move = (
+        "(() => {{const r = document.getElementById('slider-range'); r.value = {};"
+        "r.dispatchEvent(new Event('input'))}})()"
+    )
     ask(move.format(5))
     low = ask(numbers)
     ask(move.format(95))

@@ -1,0 +1,123 @@
+"""Results and comparisons from tables of predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from nc_medfl.cli.main import app
+from nc_medfl.config import EvaluationSettings
+from nc_medfl.errors import UserError
+from nc_medfl.evaluation.compare import compare_predictions, holm_correction
+from nc_medfl.evaluation.measured import About, measure_sites
+from nc_medfl.evaluation.predictions import read_predictions
+from nc_medfl.evaluation.tables import COLUMNS, ROUGH
+from nc_medfl.evaluation.thresholds import NO_VALIDATION
+from nc_medfl.labels import Vocabulary
+
+
+def _table(path, *, seed=0, n=400, useless=(), splits=("val", "test")):
+    rng = np.random.default_rng(0)
+    noise = np.random.default_rng(seed)
+    data = {
+        "sample_id": np.arange(n),
+        "patient_key": np.arange(n) // 2,
+        "site": np.where(np.arange(n) < n // 2, "north", "south"),
+        "split": np.array(splits)[(np.arange(n) // 2) % len(splits)],
+    }
+    for finding in ("Mass", "Hernia"):
+        truth = (rng.random(n) < 0.4).astype(float)
+        data["label:" + finding] = pd.array(np.where(rng.random(n) < 0.1, np.nan, truth)).astype("Int64")
+        data["score:" + finding] = 1 / (1 + np.exp(-noise.normal(truth * (0 if finding in useless else 2), 1)))
+    table = pd.DataFrame(data)
+    table.to_csv(path, index=False)
+    return table
+
+
+def _measured(path, resamples):
+    table = read_predictions(path)
+    vocabulary = Vocabulary("table", table.findings)
+    return measure_sites(table.by_site(), About("r", "m", vocabulary, EvaluationSettings(resamples=resamples))).rows
+
+
+def _cell(rows, **wanted):
+    for name, value in wanted.items():
+        rows = rows[rows[name] == value]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_a_table_gives_the_auc_of_scikit_learn_and_counts_of_what_is_unknown(tmp_path):
+    table = _table(tmp_path / "p.csv")
+    rows = _measured(tmp_path / "p.csv", 50)
+    assert tuple(rows.columns) == COLUMNS
+    part = table[(table.site == "north") & (table.split == "test")]
+    known = part[part["label:Mass"].notna()]
+    cell = _cell(rows, site="north", finding="Mass", metric="auc")
+    assert cell.value == pytest.approx(roc_auc_score(known["label:Mass"].astype(int), known["score:Mass"]))
+    assert cell.low < cell.value < cell.high
+    assert ROUGH in cell.reason  # 100 images, 40% positives
+    unknown = _cell(rows, site="north", finding="Mass", metric="unknown")
+    assert unknown.value == part["label:Mass"].isna().sum()
+    assert set(rows.site) == {"north", "south", "all", "pooled"}
+
+
+def test_without_validation_rows_threshold_metrics_are_empty_with_that_reason(tmp_path):
+    _table(tmp_path / "p.csv", splits=("test",))
+    rows = _measured(tmp_path / "p.csv", 20)
+    cell = _cell(rows, site="north", finding="Mass", metric="f1")
+    assert np.isnan(cell.value)
+    assert cell.reason == NO_VALIDATION
+
+
+def test_a_worse_finding_is_told_and_an_equal_one_is_not(tmp_path):
+    _table(tmp_path / "a.csv")
+    _table(tmp_path / "b.csv", useless=("Mass",))
+    a, b = (read_predictions(tmp_path / f"{name}.csv") for name in "ab")
+    for interval in ("percentile", "bca"):
+        rows = compare_predictions(
+            a, b, names=("A", "B"), settings=EvaluationSettings(resamples=200, interval=interval)
+        )
+        mass = _cell(rows, site="pooled", finding="Mass", metric="auc")
+        assert mass.low > 0
+        assert mass.p_holm >= mass.p
+        assert mass.p_delong < 0.001
+        assert mass.sentence.endswith("A is better.")
+    same = compare_predictions(a, a, names=("A", "A"), settings=EvaluationSettings(resamples=50))
+    assert (same.difference.dropna() == 0).all()
+    assert same.sentence.str.endswith("no difference is shown.").any()
+    brier = _cell(rows, site="pooled", finding="Mass", metric="brier")
+    assert brier.difference < 0
+    assert brier.sentence.endswith("A is better.")
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.03, 0.04 over three tests: 0.03, 0.06, then 0.04 * 1, held up at 0.06.
+    np.testing.assert_allclose(holm_correction([0.04, np.nan, 0.01, 0.03]), [0.06, np.nan, 0.03, 0.06])
+
+
+def test_other_images_or_labels_are_not_compared(tmp_path):
+    table = _table(tmp_path / "a.csv")
+    a = read_predictions(tmp_path / "a.csv")
+    table.iloc[:-2].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(UserError, match="other images"):
+        compare_predictions(a, read_predictions(tmp_path / "b.csv"), names=("A", "B"))
+    table["label:Mass"] = 1
+    table.to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(UserError, match="a label differs"):
+        compare_predictions(a, read_predictions(tmp_path / "b.csv"), names=("A", "B"))
+
+
+def test_the_command_writes_both_tables_the_same_each_time(tmp_path):
+    _table(tmp_path / "a.csv")
+    _table(tmp_path / "b.csv", seed=1)
+    written = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        arguments = ["evaluate", "--predictions", tmp_path / "a.csv", "--against", tmp_path / "b.csv", "--out", out]
+        result = CliRunner().invoke(app, [*map(str, arguments), "--resamples", "30", "--seed", "3"])
+        assert result.exit_code == 0, result.output
+        written.append([(out / name).read_bytes() for name in ("metrics.csv", "comparisons.csv")])
+    assert written[0] == written[1]
