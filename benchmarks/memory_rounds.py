@@ -8,9 +8,8 @@ The slope is the median over all pairs of rounds (Theil and Sen), in MB a round,
 The ratio is the slope over a limit of 0.5 MB a round; a model kept a round would be 0.8 MB, in the network used here.
 
 In the first fifty rounds or so the heaps of libc still settle: buffers of a round come and go, and their places are not
-all given back. FLARE also keeps the records of finished streams (some 50 kB a round, no model) for a while. Both end;
-``--rounds 200`` tells them from what doesn't.
-``--csv`` holds every reading.
+all given back. FLARE also keeps the records of finished streams (some 50 kB a round, no model) for a while.
+A slope over 200 rounds tells more than one over fifty. ``--csv`` holds every reading.
 """
 
 from __future__ import annotations
