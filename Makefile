@@ -52,6 +52,8 @@ bench: setup
 	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
 	$(BIN)/python benchmarks/memory_rounds.py --json build/bench-memory.json --csv build/bench-memory.csv
 	$(BIN)/python benchmarks/wire.py --json build/bench-wire.json --csv build/bench-wire.csv
+	$(BIN)/python benchmarks/metrics.py --json build/bench-metrics.json --csv build/bench-metrics.csv
+	$(BIN)/python benchmarks/coverage.py --json build/bench-coverage.json --csv build/bench-coverage.csv
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

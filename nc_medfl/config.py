@@ -318,6 +318,7 @@ class EvaluationSettings(Settings):
         groups: attributes that patients are grouped by, where they are known.
         min_group: groups of fewer patients are withheld.
         resamples: patients are resampled this often for the intervals (0: no intervals).
+        interval: how the ends are read from the resamples.
     """
 
     threshold: Literal["youden", "f1", "half", "sensitivity", "ppv", "fixed"] = "youden"
@@ -328,6 +329,7 @@ class EvaluationSettings(Settings):
     groups: tuple[Literal["sex", "age", "view", "maker"], ...] = ("sex", "age", "view", "maker")
     min_group: int = Field(default=20, ge=1)
     resamples: int = Field(default=2000, ge=0)
+    interval: Literal["percentile", "bca"] = "percentile"
 
 
 class JobSettings(Settings):

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nc_medfl.config import EvaluationSettings
 from nc_medfl.evaluation import choose_thresholds, evaluate_site, mean_over_sites, write_metrics
+from nc_medfl.evaluation.decide import SiteScores, decision_tables, write_decisions
+from nc_medfl.evaluation.site import Predictions
 from nc_medfl.labels import Vocabulary, load_vocabulary
 
 SITES = ("st_mary", "riverside", "uni_clinic", "county")
@@ -58,8 +61,25 @@ def _metrics(folder: Path, sites: Sequence[str], vocabulary: Vocabulary, resampl
                 seed=0,
             )
         )
-    rows = pd.concat([*tables[:-1], mean_over_sites(pd.concat(tables[:-1])), tables[-1]])
+    shared = {"run": "demo_fednca", "model": "fednca", "split": "test", "vocabulary": vocabulary}
+    for group, half in (("sex=F", 0), ("sex=M", 1)):
+        for site, (validation, test) in zip(sites, parts, strict=True):
+            own = [part[test[2] % 2 == half] for part in test]
+            given = choose_thresholds(validation[0], validation[1])
+            found = evaluate_site(
+                *own, thresholds=given, site=site, group=group, resamples=min(resamples, 20), **shared
+            )
+            tables.insert(-1, found)
+    named = [t for t in tables[:-1] if (t["group"] == "all").all()]
+    rows = pd.concat([*tables[:-1], mean_over_sites(pd.concat(named)), tables[-1]], ignore_index=True)
     write_metrics(rows, folder)
+    scores = {
+        site: SiteScores(Predictions(*validation), Predictions(*test))
+        for site, (validation, test) in zip(sites, parts, strict=True)
+    }
+    settings = EvaluationSettings(resamples=resamples)
+    further = decision_tables(scores, rows, vocabulary, settings, run="demo_fednca", model="fednca")
+    write_decisions(further, folder)
     return parts
 
 

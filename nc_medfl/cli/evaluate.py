@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nc_medfl.cli.console import emit, progress_bar
+from nc_medfl.cli.console import console, emit, progress_bar
 from nc_medfl.cli.evaluate_options import (
     Calibrate,
     FixedThreshold,
     Groups,
+    Interval,
     MinGroup,
     Resamples,
+    Seed,
     TargetPpv,
     TargetSensitivity,
     ThresholdRule,
@@ -26,15 +27,9 @@ from nc_medfl.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nc_medfl.config import EvaluationSettings
     from nc_medfl.evaluation.measured import Measured
     from nc_medfl.evaluation.predictions import Predictions
-
-
-class Interval(str, Enum):
-    """How ends of intervals are read from the resamples."""
-
-    percentile = "percentile"
-    bca = "bca"
 
 
 def evaluate(
@@ -46,7 +41,13 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="A table of predictions, CSV or Parquet, in place of RUN.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", "--compare", help="A second run, model or table: comparisons.csv.")
+        Path | None,
+        typer.Option(
+            "--against",
+            "--compare",
+            metavar="FILE",
+            help="A second run, model or table on the same images: comparisons.csv.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables (default: RUN, with its report).")] = None,
     threshold_rule: ThresholdRule = None,
@@ -57,8 +58,8 @@ def evaluate(
     groups: Groups = None,
     min_group: MinGroup = None,
     resamples: Resamples = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the resamples (default: the job's, or 0).")] = None,
-    interval: Annotated[Interval, typer.Option(help="How ends are read from the resamples.")] = Interval.percentile,
+    interval: Interval = None,
+    seed: Seed = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Measure on every site's test split, and over all patients: metrics, thresholds, calibration, fairness.
@@ -74,23 +75,23 @@ def evaluate(
         "groups": groups,
         "min_group": min_group,
         "resamples": resamples,
+        "interval": interval,
     }
     folder = _folder(run, sites, predictions, out)
-    drawn: dict[str, Any] = {"seed": seed, "interval": interval.value}
-    measured = _of_table(predictions, given, drawn) if predictions else _of_run(run, sites, given, drawn)
-    compared = None
-    if against is not None:
-        drawn |= {"seed": seed or 0, "resamples": 2000 if resamples is None else resamples}
-        compared = _compare((predictions or _model(run), against), sites, predictions is not None, drawn)
-    paths = _write(measured, folder)
-    sentences = _write_comparison(compared, folder, paths)
+    if predictions is not None:
+        measured, compared = _of_table(predictions, against, given, seed or 0)
+    else:
+        measured, compared = _of_run(run, sites, against, given, seed)
+    paths = _write(measured, compared, folder)
     if out is None and run is not None:
         from nc_medfl.report import write_report
 
         paths.append(write_report(run))
     macro = summary_of(measured.rows)
     lines = [f"{site}: test macro AUC {n['value']:.3f}" for site, n in macro.items() if n["value"] is not None]
-    lines += sentences
+    if compared is not None:
+        shown = compared[(compared["metric"] == "auc") & (compared["finding"] == "macro")]
+        lines += [str(text) for text in shown["sentence"]]
     emit({"macro_auc": macro, "files": [str(p) for p in paths]}, [*lines, *map(str, paths)], as_json)
 
 
@@ -107,78 +108,78 @@ def _folder(run: Path | None, sites: Path | None, predictions: Path | None, out:
     return folder
 
 
-def _of_run(run: Path | None, sites: Path | None, given: dict[str, Any], drawn: dict[str, Any]) -> Measured:
-    from nc_medfl.federation.measure import measure_everywhere
-    from nc_medfl.federation.run_folder import read_run
+def _of_run(
+    run: Path | None, sites: Path | None, against: Path | None, given: dict[str, Any], seed: int | None
+) -> tuple[Measured, pd.DataFrame | None]:
+    from nc_medfl.federation.measure import measure_everywhere, score_everywhere
     from nc_medfl.training.model import load_model
 
-    if run is not None and not run.is_file():
-        read_run(run)
-    model = _model(run)
-    settings = overridden(load_model(model)[1].evaluation, given)
+    assert run is not None
+    assert sites is not None
+    model, other = _model(run), _model(against) if against is not None else None
+    trained = load_model(model)[1]
+    settings = overridden(trained.evaluation, given)
     with progress_bar("testing at every site") as advance:
-        return measure_everywhere(model, sites or Path(), evaluation=settings, on_progress=advance, **drawn)
+        measured = measure_everywhere(model, sites, evaluation=settings, seed=seed, on_progress=advance)
+    if other is None:
+        return measured, None
+    tables = []
+    for path in (model, other):
+        with progress_bar("scoring at every site") as advance:
+            tables.append(score_everywhere(path, sites, advance))
+    return measured, _compare(tables, (model, other), settings, trained.seed if seed is None else seed)
 
 
-def _model(run: Path | None) -> Path:
-    if run is None:
-        raise UserError("evaluate: give RUN, a run or a model file.")
-    return run if run.is_file() or run.suffix == ".pt" else run / "model_best.pt"
+def _model(run: Path) -> Path:
+    from nc_medfl.federation.run_folder import read_run
+
+    if run.is_file():
+        return run
+    read_run(run)
+    return run / "model_best.pt"
 
 
-def _of_table(predictions: Path, given: dict[str, Any], drawn: dict[str, Any]) -> Measured:
+def _of_table(
+    path: Path, against: Path | None, given: dict[str, Any], seed: int
+) -> tuple[Measured, pd.DataFrame | None]:
     from nc_medfl.config import EvaluationSettings
-    from nc_medfl.evaluation.anybody import measure_predictions
+    from nc_medfl.evaluation.measured import About, measure_sites
     from nc_medfl.evaluation.predictions import read_predictions
+    from nc_medfl.labels import Vocabulary
 
     settings = overridden(EvaluationSettings(), given)
-    table, name = read_predictions(predictions), predictions.stem
-    drawn = {**drawn, "seed": drawn["seed"] or 0}
+    tables = [read_predictions(one) for one in (path, against) if one is not None]
+    for remark in dict.fromkeys(remark for table in tables for remark in table.remarks):
+        console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
+    found = tables[0].by_site()
+    if not found:
+        raise UserError(f"{path}: no row with split 'test' to measure on. Mark the rows to be measured as test.")
+    about = About(path.stem, "predictions", Vocabulary(path.stem, tables[0].findings), settings, seed)
+    # A pair that does not match is said before anything is worked out.
+    compared = _compare(tables, (path, against), settings, seed) if against is not None else None
     with progress_bar("measuring") as advance:
-        return measure_predictions(table, run=name, model=name, settings=settings, on_progress=advance, **drawn)
+        return measure_sites(found, about, on_progress=advance), compared
 
 
-def _compare(pair: tuple[Path, Path], sites: Path | None, tables: bool, options: dict[str, Any]) -> pd.DataFrame:
+def _compare(
+    tables: list[Predictions], paths: tuple[Path, Path], settings: EvaluationSettings, seed: int
+) -> pd.DataFrame:
     from nc_medfl.evaluation.compare import compare_predictions
 
-    parts: list[Predictions] = []
-    for path in pair:
-        if tables:
-            from nc_medfl.evaluation.predictions import read_predictions
-
-            parts.append(read_predictions(path))
-        else:
-            from nc_medfl.federation.measure import score_everywhere
-
-            with progress_bar("scoring at every site") as advance:
-                parts.append(score_everywhere(_model(path), sites or Path(), on_progress=advance))
-    first, second = (_name(path) for path in pair)
+    first, second = (path.parent.name if path.stem == "model_best" else path.stem for path in paths)
     names = (first, second) if first != second else (f"{first} (A)", f"{second} (B)")
-    return compare_predictions(parts[0], parts[1], names=names, **options)
+    return compare_predictions(tables[0], tables[1], names=names, settings=settings, seed=seed)
 
 
-def _name(path: Path) -> str:
-    return path.parent.name if path.stem == "model_best" else path.stem
-
-
-def _write_comparison(compared: pd.DataFrame | None, folder: Path, paths: list[Path]) -> list[str]:
-    """Write ``comparisons.csv``, if there is any; give its sentences on the macro AUC."""
-    if compared is None:
-        return []
-    from nc_medfl.evaluation.compare import write_comparisons
-
-    paths.append(write_comparisons(compared, folder))
-    shown = compared[(compared["metric"] == "auc") & (compared["finding"] == "macro")]
-    return [str(text) for text in shown["sentence"]]
-
-
-def _write(measured: Measured, folder: Path) -> list[Path]:
+def _write(measured: Measured, compared: pd.DataFrame | None, folder: Path) -> list[Path]:
     from nc_medfl.evaluation import write_metrics
+    from nc_medfl.evaluation.compare import write_comparisons
     from nc_medfl.evaluation.decide import write_decisions
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         metrics, _ = write_metrics(measured.rows, folder)
-        return [metrics, *write_decisions(measured.tables, folder)]
+        paths = [metrics, *write_decisions(measured.tables, folder)]
+        return paths if compared is None else [*paths, write_comparisons(compared, folder)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error

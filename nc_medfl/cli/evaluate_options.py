@@ -36,6 +36,11 @@ Groups = Annotated[
 ]
 MinGroup = Annotated[int | None, typer.Option("--min-group", help="Withhold groups of fewer patients.")]
 Resamples = Annotated[int | None, typer.Option("--resamples", help="Of patients, for the intervals; 0: none.")]
+Interval = Annotated[
+    str | None,
+    typer.Option("--interval", metavar="KIND", help="How ends are read from the resamples: percentile or bca."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the resamples (default: the run's, or 0).")]
 
 #: Names of the settings that the options take the place of, and the options' own.
 _OPTIONS = {
@@ -47,6 +52,7 @@ _OPTIONS = {
     "groups": "--groups",
     "min_group": "--min-group",
     "resamples": "--resamples",
+    "interval": "--interval",
 }
 
 

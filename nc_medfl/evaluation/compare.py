@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nc_medfl.config import EvaluationSettings
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
+from nc_medfl.evaluation.decide import rule_of
 from nc_medfl.evaluation.predictions import Predictions
 from nc_medfl.evaluation.tables import ENOUGH, MACRO, MICRO, POOLED, ROUGH
-from nc_medfl.evaluation.thresholds import NO_VALIDATION, Rule, Thresholds, choose_thresholds
-from nc_medfl.metrics.bootstrap import Kind, bca_intervals, leave_groups_out, percentile_intervals, resample
+from nc_medfl.evaluation.thresholds import choose_thresholds
+from nc_medfl.metrics.bootstrap import bca_intervals, leave_groups_out, percentile_intervals, resample
 from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure, prepare_sample, reasons
 from nc_medfl.metrics.delong import delong, difference_p
 
@@ -58,10 +60,8 @@ def compare_predictions(
     b: Predictions,
     *,
     names: tuple[str, str],
-    rule: Rule = "youden",
-    resamples: int = 2000,
+    settings: EvaluationSettings | None = None,
     seed: int = 0,
-    interval: Kind = "percentile",
 ) -> pd.DataFrame:
     """Differences ``a - b`` of every metric on the test rows, at each site and pooled.
 
@@ -71,10 +71,8 @@ def compare_predictions(
         a: of one model.
         b: of the other.
         names: of both, for the rows.
-        rule: of the thresholds.
-        resamples: of the bootstrap; at least 1.
+        settings: rule of the thresholds, resamples (at least 1) and kind of interval; None takes the defaults.
         seed: of the bootstrap.
-        interval: ``percentile`` or ``bca``.
 
     Returns:
         Rows with :data:`COLUMNS`. ``p`` is the bootstrap's, two-sided; ``p_holm`` corrects it over the findings of
@@ -83,6 +81,7 @@ def compare_predictions(
     Raises:
         UserError: if the two don't match or have no test row.
     """
+    settings = settings or EvaluationSettings()
     a, b = align(a, b)
     if not (a.split == "test").any():
         raise UserError("no row with split 'test' to compare on. Mark the rows to be measured as test.")
@@ -92,31 +91,28 @@ def compare_predictions(
         if not (pair[0].split == "test").any():
             continue
         about = {"model_a": names[0], "model_b": names[1], "site": site, "split": "test", "group": "all"}
-        rows += [{**about, **row} for row in _place(pair[0], pair[1], rule, resamples, seed, interval)]
+        rows += [{**about, **row} for row in _place(pair[0], pair[1], settings, seed)]
     for row in rows:
         row["sentence"] = sentence(row)
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
     return table
 
 
-def _sample(predictions: Predictions, rule: Rule) -> Sample:
+def _sample(predictions: Predictions, settings: EvaluationSettings) -> Sample:
     val, test = predictions.of(split="val"), predictions.of(split="test")
-    chosen = Thresholds.none(len(test.findings), NO_VALIDATION)
-    if len(val) or rule == "half":
-        chosen = choose_thresholds(val.scores, val.labels, rule=rule)
+    rule = rule_of(settings)
+    chosen = choose_thresholds(val.scores, val.labels, rule=rule.rule, target=rule.target)
     return prepare_sample(test.scores, test.labels, chosen.values, chosen.reasons)
 
 
-def _place(
-    a: Predictions, b: Predictions, rule: Rule, resamples: int, seed: int, interval: Kind
-) -> list[dict[str, Any]]:
+def _place(a: Predictions, b: Predictions, settings: EvaluationSettings, seed: int) -> list[dict[str, Any]]:
     test_a, test_b = a.of(split="test"), b.of(split="test")
     patients = test_a.patient
-    samples = [_sample(a, rule), _sample(b, rule)]
+    samples = [_sample(a, settings), _sample(b, settings)]
     whole = [measure(s) for s in samples]
     texts = [reasons(s, w) for s, w in zip(samples, whole, strict=True)]
-    draws = [resample(s, patients, resamples=max(resamples, 1), seed=seed) for s in samples]
-    left = [leave_groups_out(s, patients, seed=seed) for s in samples] if interval == "bca" else None
+    draws = [resample(s, patients, resamples=max(settings.resamples, 1), seed=seed) for s in samples]
+    left = [leave_groups_out(s, patients, seed=seed) for s in samples] if settings.interval == "bca" else None
     check = _delong_p(test_a, test_b)
     n_positive, n_annotated = samples[0].n_positive, samples[0].n_annotated
     rows = []

@@ -24,11 +24,11 @@ from nc_medfl.evaluation.result_tables import (
     THRESHOLDS_CSV,
     write_rows,
 )
+from nc_medfl.evaluation.score_histograms import SCORE_HISTOGRAMS_CSV, score_histograms
 from nc_medfl.evaluation.tables import as_table, evaluate_site
 from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, threshold_table
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
 from nc_medfl.labels import Vocabulary
-from nc_medfl.metrics.bootstrap import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,6 @@ def group_metrics(
     run: str,
     model: str,
     seed: int = 0,
-    interval: Kind = "percentile",
 ) -> pd.DataFrame:
     """Rows of ``metrics.csv`` for groups of patients, at each site and over all sites' patients.
 
@@ -113,7 +112,6 @@ def group_metrics(
         run: for the rows, as is ``model``.
         model: which model.
         seed: of the bootstrap.
-        interval: ``percentile`` or ``bca``.
     """
     parts: list[pd.DataFrame] = []
     for site, found in with_pooled(sites, settings).items():
@@ -136,8 +134,11 @@ def group_metrics(
                 group=group,
                 resamples=settings.resamples,
                 seed=seed,
-                interval=interval,
-                **about,
+                interval=settings.interval,
+                run=about["run"],
+                model=about["model"],
+                site=about["site"],
+                split=about["split"],
             )
             return table
 
@@ -149,19 +150,13 @@ def group_metrics(
     return as_table(pd.concat(parts, ignore_index=True) if parts else [])
 
 
-def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings, least: int = 2) -> dict[str, SiteScores]:
-    """The sites, with scores scaled if the job says so, and ``pooled`` for all of them together.
-
-    Args:
-        sites: scores by site; equal patient numbers at two sites are two patients.
-        settings: whether scores are scaled.
-        least: fewest sites that are put together.
-    """
+def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings) -> dict[str, SiteScores]:
+    """The sites, with scores scaled if the job says so, and all of them together where there are several."""
     scaled = {}
     for name, found in sorted(sites.items()):
         validation, test, _ = calibrate(found.validation, found.test, settings)
         scaled[name] = SiteScores(validation, test, found.attributes)
-    if len(scaled) < least:
+    if len(scaled) < 2:
         return scaled
     together = [
         ScoredSplit(*pooled_arrays([getattr(found, split) for found in scaled.values()]))
@@ -227,6 +222,9 @@ def decision_tables(
         CALIBRATION_CSV: errors,
         RELIABILITY_CSV: points,
         FAIRNESS_CSV: fairness_table(metrics),
+        SCORE_HISTOGRAMS_CSV: score_histograms(
+            {name: found.test for name, found in scaled.items()}, findings, run=run, model=model
+        ),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from nc_medfl.config import EvaluationSettings
@@ -18,10 +19,9 @@ from nc_medfl.evaluation.decide import (
     with_pooled,
 )
 from nc_medfl.evaluation.groups import POOLED
-from nc_medfl.evaluation.patients import Scored
-from nc_medfl.evaluation.tables import evaluate_site, mean_over_sites
+from nc_medfl.evaluation.patients import Floats, Scored
+from nc_medfl.evaluation.tables import MICRO, as_table, evaluate_site, mean_over_sites
 from nc_medfl.labels import Vocabulary
-from nc_medfl.metrics.bootstrap import Kind
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class About:
         vocabulary: names of the findings.
         settings: how to measure.
         seed: of the bootstrap.
-        interval: ``percentile`` or ``bca``.
     """
 
     run: str
@@ -55,7 +54,6 @@ class About:
     vocabulary: Vocabulary
     settings: EvaluationSettings
     seed: int = 0
-    interval: Kind = "percentile"
 
 
 def measure_site(validation: Scored, test: Scored, about: About, site: str) -> pd.DataFrame:
@@ -88,9 +86,30 @@ def _rows(validation: Scored, test: Scored, about: About, site: str) -> pd.DataF
         vocabulary=about.vocabulary,
         resamples=about.settings.resamples,
         seed=about.seed,
-        interval=about.interval,
+        interval=about.settings.interval,
     )
     return table
+
+
+def count_rows(labels: Floats, about: About, site: str) -> pd.DataFrame:
+    """Rows of metrics ``positives``, ``annotated`` and ``unknown`` (images without a label), a finding and in all.
+
+    Args:
+        labels: of the test split, ``[N, C]``.
+        about: what it is a test of.
+        site: for the rows.
+    """
+    known = ~np.isnan(labels)
+    counts = {"positives": (labels == 1).sum(axis=0), "annotated": known.sum(axis=0), "unknown": (~known).sum(axis=0)}
+    columns = [*range(labels.shape[1]), slice(None)]
+    place = {"run": about.run, "model": about.model, "site": site, "split": "test", "group": "all", "reason": ""}
+    rows = []
+    for metric, values in counts.items():
+        for name, column in zip((*about.vocabulary.findings, MICRO), columns, strict=True):
+            positive, annotated = int(counts["positives"][column].sum()), int(counts["annotated"][column].sum())
+            cell = {"finding": name, "metric": metric, "value": int(values[column].sum())}
+            rows.append({**place, **cell, "n_positive": positive, "n_annotated": annotated})
+    return as_table(rows)
 
 
 def measure_sites(
@@ -117,12 +136,13 @@ def measure_sites(
         own_rows = pd.concat(parts, ignore_index=True)
     on_progress(len(sites), len(sites) + 1)
     whole = [own_rows, mean_over_sites(own_rows)]
-    together = with_pooled(sites, about.settings, least=1)[POOLED]
-    whole.append(_rows(together.validation, together.test, about, POOLED))
+    together = with_pooled(sites, about.settings).get(POOLED)
+    whole += [count_rows(found.test.labels, about, name) for name, found in sites.items()]
+    if together is not None:
+        whole.append(_rows(together.validation, together.test, about, POOLED))
+        whole.append(count_rows(together.test.labels, about, POOLED))
     named = {"run": about.run, "model": about.model}
-    whole.append(
-        group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, interval=about.interval, **named)
-    )
+    whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))
     rows: pd.DataFrame = pd.concat(whole, ignore_index=True)
     tables = decision_tables(sites, rows, about.vocabulary, about.settings, seed=about.seed, **named)
     on_progress(len(sites) + 1, len(sites) + 1)

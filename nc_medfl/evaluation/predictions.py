@@ -6,7 +6,7 @@ import csv
 import io
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pandas as pd
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
+from nc_medfl.evaluation.decide import ScoredSplit, SiteScores
+from nc_medfl.evaluation.patients import pooled_arrays
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -26,6 +28,7 @@ REQUIRED = ("sample_id", "patient_key", "site", "split")
 OPTIONAL = ("sex", "age", "view", "maker")
 SPLITS = ("train", "val", "test")
 LABEL, SCORE = "label:", "score:"
+_KINDS = (("val", "validation"), ("test", "test"))
 _RESERVED_SITES = ("all", "pooled")
 _RESERVED_FINDINGS = ("macro", "micro")
 _LONGEST_NAME = 200
@@ -48,6 +51,7 @@ class Predictions:
         age: years, ``[N]``, NaN where unknown; None without the column.
         view: as ``sex``.
         maker: of the scanner, as ``sex``.
+        remarks: what was left out or looks wrong in the table, in sentences without an identifier.
     """
 
     sample_id: Texts
@@ -62,6 +66,7 @@ class Predictions:
     age: Floats | None = None
     view: Texts | None = None
     maker: Texts | None = None
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -76,6 +81,20 @@ class Predictions:
         cut: dict[str, Any] = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in named.items()}
         return replace(self, **cut)
 
+    def by_site(self) -> dict[str, SiteScores]:
+        """Validation and test scores of each site that has a test row, with what is known of its test patients."""
+        found: dict[str, SiteScores] = {}
+        for site in self.sites:
+            validation, test = self.of(site=site, split="val"), self.of(site=site, split="test")
+            if not len(test):
+                continue
+            known = {name: values for name in OPTIONAL if (values := getattr(test, name)) is not None}
+            found[site] = SiteScores(validation._scored(), test._scored(), known)
+        return found
+
+    def _scored(self) -> ScoredSplit:
+        return ScoredSplit(self.scores, self.labels, pd.factorize(self.patient)[0])
+
     def of(self, *, split: str | None = None, site: str | None = None) -> Predictions:
         """The rows of a split, a site, or both; None means any."""
         rows = np.ones(len(self), dtype=bool)
@@ -84,6 +103,24 @@ class Predictions:
         if site is not None:
             rows &= self.site == self.sites.index(site)
         return self.where(rows)
+
+
+def from_sites(sites: Mapping[str, SiteScores], findings: Sequence[str]) -> Predictions:
+    """Scores that were worked out here, as a table; images are numbered within their site and split."""
+    names = tuple(sorted(sites))
+    parts = [(at, split, getattr(sites[n], kind)) for at, n in enumerate(names) for split, kind in _KINDS]
+    sizes = [len(part.scores) for _, _, part in parts]
+    scores, labels, patients = pooled_arrays([part for _, _, part in parts])
+    return Predictions(
+        sample_id=np.array([f"{s}-{k}" for (_, s, _), n in zip(parts, sizes, strict=True) for k in range(n)], object),
+        patient=patients,
+        site=np.repeat(np.array([at for at, _, _ in parts], dtype=np.int64), sizes),
+        sites=names,
+        split=np.repeat(np.array([split for _, split, _ in parts], dtype=object), sizes),
+        scores=scores,
+        labels=labels,
+        findings=tuple(findings),
+    )
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -99,7 +136,7 @@ def read_predictions(path: Path) -> Predictions:
             what identifies a patient.
     """
     table, first = _read_table(path)
-    findings = _check_columns(table, path)
+    findings, others = _check_columns(table, path)
     if not len(table):
         raise UserError(f"{path}: no rows. Give a table with a row for each image.")
     place = _Place(path, first)
@@ -113,11 +150,10 @@ def read_predictions(path: Path) -> Predictions:
     patient = _codes(site, texts["patient_key"])
     samples = pd.Series(_codes(site, texts["sample_id"]))
     place.refuse(samples.duplicated().to_numpy(), "this sample_id stands at its site already", "Keep one row an image")
-    split_code = pd.Series(pd.factorize(texts["split"])[0])
-    other = split_code != split_code.groupby(patient).transform("first")
-    place.refuse(other.to_numpy(), "its patient stands in another split too", "Split by patient")
+    remarks = [f"{path.name}: left out columns that mean nothing here: {', '.join(map(_shown, others))}."]
+    remarks = [*remarks[: len(others)][:1], *_shared_patients(path, patient, texts["split"])]
     labels = [_labels(table[LABEL + f], LABEL + f, place) for f in findings]
-    scores = [_scores(table[SCORE + f], SCORE + f, place) for f in findings]
+    scores = [_scores(table[SCORE + f], known, SCORE + f, place) for f, known in zip(findings, labels, strict=True)]
     return Predictions(
         sample_id=texts["sample_id"],
         patient=patient,
@@ -128,6 +164,7 @@ def read_predictions(path: Path) -> Predictions:
         labels=np.stack(labels, axis=1),
         findings=findings,
         age=_ages(table["age"], place) if "age" in table else None,
+        remarks=tuple(remarks),
         **{n: _texts(table[n], n, place) for n in ("sex", "view", "maker") if n in table},
     )
 
@@ -207,15 +244,27 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
     return table, 2
 
 
-def _check_columns(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
+def _shared_patients(path: Path, patient: Codes, split: Texts) -> list[str]:
+    """A remark where thresholds or models were chosen on patients that they are tested on."""
+    elsewhere = np.isin(patient, patient[split != "test"]) & (split == "test")
+    n = len(np.unique(patient[elsewhere]))
+    some = "a test patient stands" if n == 1 else f"{n} test patients stand"
+    remedy = "numbers on them flatter the model. Split by patient"
+    return [f"{path.name}: {some} in another split too; {remedy}."] if n else []
+
+
+def _check_columns(table: pd.DataFrame, path: Path) -> tuple[tuple[str, ...], list[str]]:
+    """The findings, and columns that mean nothing here."""
     names = [str(name) for name in table.columns]
     for name in REQUIRED:
         if name not in names:
             raise UserError(f"{path}: no column '{name}'. A table of predictions has {', '.join(REQUIRED)}.")
     findings = tuple(n.removeprefix(SCORE) for n in names if n.startswith(SCORE))
-    for name in names:
-        if name not in (*REQUIRED, *OPTIONAL) and not name.startswith((LABEL, SCORE)):
+    others = [n for n in names if n not in (*REQUIRED, *OPTIONAL) and not n.startswith((LABEL, SCORE))]
+    for name in others:
+        if name.strip().lower().startswith(("label", "score")):
             raise UserError(f"{path}: unknown column {_shown(name)}. Leave it out, or name it label:... or score:...")
+    for name in names:
         if name.startswith(LABEL) and name.removeprefix(LABEL) not in findings:
             raise UserError(f"{path}: {_shown(name)} has no score: column. Add it, or leave the label out.")
     if not findings:
@@ -224,7 +273,7 @@ def _check_columns(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
         _check_name(finding, "finding", _RESERVED_FINDINGS, path)
         if LABEL + finding not in names:
             raise UserError(f"{path}: {_shown(SCORE + finding)} has no label: column. Add it; blank means unknown.")
-    return findings
+    return findings, others
 
 
 def _check_name(name: str, what: str, reserved: Sequence[str], path: Path) -> None:
@@ -270,9 +319,11 @@ def _labels(column: pd.Series, name: str, place: _Place) -> Floats:
     return values
 
 
-def _scores(column: pd.Series, name: str, place: _Place) -> Floats:
+def _scores(column: pd.Series, labels: Floats, name: str, place: _Place) -> Floats:
     rule = "a probability in [0, 1]"
     values = _numbers(column, name, place, rule)
+    # Where the label is unknown the score takes part in nothing, so it may lack.
+    values = np.where(np.isnan(values) & np.isnan(labels), 0.0, values)
     place.refuse(~((values >= 0) & (values <= 1)), f"{_shown(name)} must be {rule}", "Correct it")
     return values
 

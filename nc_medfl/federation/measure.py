@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from nc_medfl.config import EvaluationSettings, JobSettings, load_site_config
-from nc_medfl.evaluation.decide import ScoredSplit, SiteScores
+from nc_medfl.evaluation import predictions as table
+from nc_medfl.evaluation.decide import SiteScores
 from nc_medfl.evaluation.groups import ATTRIBUTES
 from nc_medfl.evaluation.measured import About, Measured, measure_site, measure_sites
-from nc_medfl.evaluation.patients import Floats, Scored, pooled_arrays
-from nc_medfl.evaluation.predictions import Predictions
+from nc_medfl.evaluation.patients import Scored
 from nc_medfl.evaluation.tables import mean_over_sites
 from nc_medfl.federation.site import site_files
 from nc_medfl.labels import load_vocabulary
-from nc_medfl.metrics.bootstrap import Kind
 from nc_medfl.training.model import load_model
 
 
@@ -73,6 +69,23 @@ def predict_everywhere(
     return found, settings
 
 
+def score_everywhere(
+    model: Path, sites: Path, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> table.Predictions:
+    """A model's predictions for every site's validation and test images, as one table.
+
+    Args:
+        model: a run's model file.
+        sites: folder with the sites' settings.
+        on_progress: called with (done, total) sites.
+
+    Raises:
+        UserError: for a bad model file, site folder or store.
+    """
+    found, settings = predict_everywhere(model, sites, on_progress)
+    return table.from_sites(found, load_vocabulary(settings.vocabulary).findings)
+
+
 def measure_everywhere(
     model: Path,
     sites: Path,
@@ -80,7 +93,6 @@ def measure_everywhere(
     own_rows: pd.DataFrame | None = None,
     evaluation: EvaluationSettings | None = None,
     seed: int | None = None,
-    interval: Kind = "percentile",
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Measured:
     """Rows for each site, for the mean over sites (``all``), for all patients ``pooled``, and for groups of them.
@@ -93,58 +105,18 @@ def measure_everywhere(
         sites: folder with the sites' settings.
         own_rows: the rows that the sites reported themselves; None measures them here.
         evaluation: how to measure; None takes the settings of the run.
-        seed: of the bootstrap; None takes the job's.
-        interval: ``percentile`` or ``bca``.
+        seed: of the bootstrap; None takes the run's.
         on_progress: called with (done, total) sites.
 
     Raises:
         UserError: for a bad model file, site folder or store.
     """
     found, settings = predict_everywhere(model, sites, on_progress)
-    test = about(settings)
-    test = replace(test, settings=evaluation or test.settings, seed=test.seed if seed is None else seed)
-    return measure_sites(found, replace(test, interval=interval), own_rows)
-
-
-def score_everywhere(
-    model: Path, sites: Path, *, on_progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> Predictions:
-    """A model's predictions for every site's validation and test images, as one table.
-
-    Args:
-        model: a run's model file.
-        sites: folder with the sites' settings.
-        on_progress: called with (done, total) sites.
-
-    Raises:
-        UserError: for a bad model file, site folder or store.
-    """
-    found, settings = predict_everywhere(model, sites, on_progress)
-    # Patients of a site have one numbering in both splits, so the two are put together before the sites are.
-    splits = {name: {"val": each.validation, "test": each.test} for name, each in found.items()}
-    halves = [ScoredSplit(*_joined(list(each.values()))) for each in splits.values()]
-    scores, labels, patients = pooled_arrays(halves)
-    rows = [
-        (site, split, row)
-        for site, each in enumerate(splits.values())
-        for split, part in each.items()
-        for row in range(len(part.scores))
-    ]
-    return Predictions(
-        sample_id=np.array([f"{split}-{row}" for _, split, row in rows], dtype=object),
-        patient=patients,
-        site=np.array([site for site, _, _ in rows], dtype=np.int64),
-        sites=tuple(splits),
-        split=np.array([split for _, split, _ in rows], dtype=object),
-        scores=scores,
-        labels=labels,
-        findings=tuple(load_vocabulary(settings.vocabulary).findings),
-    )
-
-
-def _joined(parts: Sequence[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
-    scores, labels, patients = zip(*((part.scores, part.labels, part.patients) for part in parts), strict=True)
-    return np.concatenate(scores), np.concatenate(labels), np.concatenate(patients)
+    if evaluation is not None:
+        settings = settings.model_copy(update={"evaluation": evaluation})
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    return measure_sites(found, about(settings), own_rows)
 
 
 def with_mean(own_rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from nc_medfl.data.store import write_atomic
-from nc_medfl.report import plots, tables, words
-from nc_medfl.report.audience import for_federation
+from nc_medfl.evaluation.tables import POOLED
+from nc_medfl.report import curve_plots, plots, sections, tables, words
+from nc_medfl.report.audience import for_federation, for_site
 from nc_medfl.report.cells import ROUGH_BELOW, decimal
 from nc_medfl.report.label_tables import label_tables
 from nc_medfl.report.plots import Estimate
 from nc_medfl.report.reading import RunTables, read_run_folder
+from nc_medfl.report.rendering import environment
 
 REPORT_HTML = "report.html"
 
 _LOSSES = ("loss", "bce", "rejection", "contrast")
-#: More figures than this many sites would make one page a heavy one; the numbers stay in metrics.csv.
-_MAX_SITE_TABLES = 40
+_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, site: str | None = None, out: Path | None = None) -> Path:
     """Write ``report.html`` of a run.
 
     The page is one file: no network, no other file, readable without JavaScript. It holds counts and metrics;
@@ -34,32 +35,26 @@ def write_report(run_folder: Path) -> Path:
     Args:
         run_folder: with ``run.json`` and ``metrics.csv``; ``rounds.csv``, ``collapse.csv``, ``updates.csv``,
             ``privacy.csv`` and ``label_statistics.csv`` are shown where they are, and (all but
-            ``privacy.csv``) named as absent where they are not.
+            ``privacy.csv``) named as absent where they are not. Any other folder with a ``metrics.csv`` will do.
+        site: makes the page of one site, with its own numbers alone and those that all sites have in common; the
+            file is then ``report_<site>.html``.
+        out: file to write instead.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: if ``run.json`` or ``metrics.csv`` is missing, or a file is damaged.
+        UserError: if ``metrics.csv`` is missing, a file is damaged, or the run has no such site.
     """
-    data = for_federation(read_run_folder(run_folder))
-    page = _environment().get_template("report.html.j2").render(_context(data))
-    path = run_folder / REPORT_HTML
+    read = read_run_folder(run_folder)
+    data = for_federation(read) if site is None else for_site(read, site)
+    page = environment().get_template("report.html.j2").render(_context(data, site))
+    path = out or run_folder / (REPORT_HTML if site is None else f"report_{_FILE_NAME.sub('_', site)}.html")
     write_atomic(path, page.encode("utf-8"))
     return path
 
 
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("nc_medfl.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _context(data: RunTables) -> dict[str, Any]:
+def _context(data: RunTables, only: str | None) -> dict[str, Any]:
     run = data.run
     best = run.get("best_round")
     best_round = int(best) if best is not None else None
@@ -84,6 +79,13 @@ def _context(data: RunTables) -> dict[str, Any]:
         "collapse": _collapse(data, best_round),
         "updates": _updates(data),
         "privacy": tables.privacy_table(data.privacy) if data.privacy is not None else None,
+        "curves": sections.curves(data),
+        "reliability": sections.reliability(data),
+        "thresholds_table": sections.thresholds(data, _threshold_site(data), "thresholds"),
+        "fairness": sections.fairness(data),
+        "site_sections": sections.site_sections(data),
+        "minimum": data.minimum,
+        "only": only,
         "settings": words.flat_settings(run.get("settings") or {}),
         "versions": sorted((str(k), str(v)) for k, v in dict(run.get("versions") or {}).items()),
         "fingerprints": words.short_fingerprints(run),
@@ -112,7 +114,6 @@ def _findings(data: RunTables) -> dict[str, Any]:
         "plot": plots.findings_plot(rows, by_site, alt + _listed([(name, e[0]) for name, e in rows])),
         "table": tables.findings_table(data, data.whole),
         "by_site": tables.auc_by_site_table(data),
-        "sites": [(site, tables.findings_table(data, site)) for site in data.sites[:_MAX_SITE_TABLES]],
     }
 
 
@@ -139,7 +140,8 @@ def _rounds(data: RunTables, best_round: int | None) -> dict[str, Any] | None:
     lines = {site: lines[site] for site in (*(s for s in data.sites if s in lines), *(lines.keys() - set(data.sites)))}
     mean = _lines(macro[macro["site"] == "all"], "site").get("all")
     if mean is None:
-        mean = pd.concat(list(lines.values()), axis=1).mean(axis=1) if lines else pd.Series(dtype=float)
+        several = len(lines) > 1
+        mean = pd.concat(list(lines.values()), axis=1).mean(axis=1) if several else pd.Series(dtype=float)
     train = table[table["split"] == "train"]
     losses = {name: _lines(train[train["metric"] == name], "site") for name in _LOSSES}
     losses = {name: parts for name, parts in losses.items() if parts}
@@ -187,4 +189,13 @@ def _number(value: float, reason: str) -> str:
 def _updates(data: RunTables) -> dict[str, Any] | None:
     if data.updates is None or data.updates.empty:
         return None
-    return {"sentence": words.update_sentence(data.updates), "table": tables.refused_table(data.updates)}
+    lost = (data.updates["outcome"] != "accepted").any()
+    return {
+        "sentence": words.update_sentence(data.updates),
+        "table": tables.refused_table(data.updates),
+        "plot": curve_plots.updates_plot(data.updates, data.sites) if lost else None,
+    }
+
+
+def _threshold_site(data: RunTables) -> str:
+    return POOLED if len(data.sites) > 1 else data.sites[0] if data.sites else POOLED

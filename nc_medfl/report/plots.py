@@ -72,7 +72,7 @@ def losses_plot(losses: Mapping[str, Mapping[str, pd.Series]]) -> Markup:
     def paint(figure: Figure) -> None:
         axes = figure.subplots(1, len(losses), squeeze=False)[0]
         for place, (metric, lines) in zip(axes, losses.items(), strict=True):
-            mean = pd.concat(list(lines.values()), axis=1).mean(axis=1)
+            mean = pd.concat(list(lines.values()), axis=1).mean(axis=1) if len(lines) > 1 else None
             _series(place, lines, mean, "mean over sites")
             place.set_title(metric)
         handles, labels = axes[0].get_legend_handles_labels()
@@ -146,7 +146,7 @@ def _interval(axes: Axes, place: float, estimate: Estimate, strong: bool) -> Non
 
 def _finish_rows(axes: Axes, names: Sequence[str], label: str) -> None:
     axes.set_yticks(range(len(names)), list(names))
-    axes.set_ylim(len(names) - 0.5, -0.6)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.6)
     low, high = axes.get_xlim()
     axes.set_xlim(max(min(low, 0.48), -0.02), min(max(high, 0.8), 1.02))
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))

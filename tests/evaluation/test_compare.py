@@ -9,12 +9,14 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from nc_medfl.cli.main import app
+from nc_medfl.config import EvaluationSettings
 from nc_medfl.errors import UserError
-from nc_medfl.evaluation.anybody import evaluate_predictions
 from nc_medfl.evaluation.compare import compare_predictions, holm_correction
+from nc_medfl.evaluation.measured import About, measure_sites
 from nc_medfl.evaluation.predictions import read_predictions
 from nc_medfl.evaluation.tables import COLUMNS, ROUGH
 from nc_medfl.evaluation.thresholds import NO_VALIDATION
+from nc_medfl.labels import Vocabulary
 
 
 def _table(path, *, seed=0, n=400, useless=(), splits=("val", "test")):
@@ -35,6 +37,12 @@ def _table(path, *, seed=0, n=400, useless=(), splits=("val", "test")):
     return table
 
 
+def _measured(path, resamples):
+    table = read_predictions(path)
+    vocabulary = Vocabulary("table", table.findings)
+    return measure_sites(table.by_site(), About("r", "m", vocabulary, EvaluationSettings(resamples=resamples))).rows
+
+
 def _cell(rows, **wanted):
     for name, value in wanted.items():
         rows = rows[rows[name] == value]
@@ -44,7 +52,7 @@ def _cell(rows, **wanted):
 
 def test_a_table_gives_the_auc_of_scikit_learn_and_counts_of_what_is_unknown(tmp_path):
     table = _table(tmp_path / "p.csv")
-    rows = evaluate_predictions(read_predictions(tmp_path / "p.csv"), run="r", model="m", resamples=50)
+    rows = _measured(tmp_path / "p.csv", 50)
     assert tuple(rows.columns) == COLUMNS
     part = table[(table.site == "north") & (table.split == "test")]
     known = part[part["label:Mass"].notna()]
@@ -59,7 +67,7 @@ def test_a_table_gives_the_auc_of_scikit_learn_and_counts_of_what_is_unknown(tmp
 
 def test_without_validation_rows_threshold_metrics_are_empty_with_that_reason(tmp_path):
     _table(tmp_path / "p.csv", splits=("test",))
-    rows = evaluate_predictions(read_predictions(tmp_path / "p.csv"), run="r", model="m", resamples=20)
+    rows = _measured(tmp_path / "p.csv", 20)
     cell = _cell(rows, site="north", finding="Mass", metric="f1")
     assert np.isnan(cell.value)
     assert cell.reason == NO_VALIDATION
@@ -70,13 +78,15 @@ def test_a_worse_finding_is_told_and_an_equal_one_is_not(tmp_path):
     _table(tmp_path / "b.csv", useless=("Mass",))
     a, b = (read_predictions(tmp_path / f"{name}.csv") for name in "ab")
     for interval in ("percentile", "bca"):
-        rows = compare_predictions(a, b, names=("A", "B"), resamples=200, interval=interval)
+        rows = compare_predictions(
+            a, b, names=("A", "B"), settings=EvaluationSettings(resamples=200, interval=interval)
+        )
         mass = _cell(rows, site="pooled", finding="Mass", metric="auc")
         assert mass.low > 0
         assert mass.p_holm >= mass.p
         assert mass.p_delong < 0.001
         assert mass.sentence.endswith("A is better.")
-    same = compare_predictions(a, a, names=("A", "A"), resamples=50)
+    same = compare_predictions(a, a, names=("A", "A"), settings=EvaluationSettings(resamples=50))
     assert (same.difference.dropna() == 0).all()
     assert same.sentence.str.endswith("no difference is shown.").any()
     brier = _cell(rows, site="pooled", finding="Mass", metric="brier")

@@ -59,14 +59,13 @@ def test_parquet_with_numbers_and_nulls_reads_as_csv_does(tmp_path):
     ("old", "new", "said"),
     [
         ("patient_key,", "patient,", "no column 'patient_key'"),
-        (",sex,", ",blood_group,", "unknown column 'blood_group'"),
+        ("label:Mass", "Label:Mass", "unknown column 'Label:Mass'"),
         ("b,p1,north", "a,p1,north", "row 3: this sample_id"),
         ("F,40,1,0.9", "F,40,2,0.9", "row 2: 'label:Mass' must be 1, 0 or blank"),
         ("F,40,1,0.9", "F,40,yes,0.9", "row 2: 'label:Mass' must be 1, 0 or blank"),
         ("1,0.9", "1,1.9", "row 2: 'score:Mass' must be a probability"),
         ("1,0.9", "1,nan", "row 2: 'score:Mass' must be a probability"),
         ("1,0.9", "1,", "row 2: 'score:Mass' must be a probability"),
-        ("b,p1,north,val", "b,p1,north,test", "row 3: its patient stands in another split"),
         ("south,test", "south,holdout", "row 4: 'split' is none of"),
         ("a,p1,", "a,,", "row 2: 'patient_key' is blank"),
         ("south", "pooled", "cannot be called 'pooled'"),
@@ -87,6 +86,24 @@ def test_a_fault_is_told_in_one_line_without_a_patient(tmp_path, old, new, said)
     assert said in text
     assert "\n" not in text
     assert "p1" not in text.replace(str(tmp_path), "")
+
+
+def test_a_column_that_means_nothing_and_a_test_patient_in_validation_are_remarked(tmp_path):
+    assert read_predictions(_write(tmp_path, GOOD)).remarks == ()
+    read = read_predictions(_write(tmp_path, GOOD.replace(",sex,", ",blood_group,")))
+    assert read.sex is None
+    assert [remark.split(": ", 1)[1] for remark in read.remarks] == [
+        "left out columns that mean nothing here: 'blood_group'."
+    ]
+    read = read_predictions(_write(tmp_path, GOOD.replace("b,p1,north,val", "b,p1,north,test")))
+    assert "a test patient stands in another split too" in read.remarks[0]
+
+
+def test_a_score_may_lack_where_its_label_is_unknown(tmp_path):
+    columns = "sample_id,patient_key,site,split,label:Mass,score:Mass\n"
+    read = read_predictions(_write(tmp_path, columns + "a,p,north,test,,\nb,q,north,test,1,0.5\n"))
+    np.testing.assert_array_equal(read.labels[:, 0], [np.nan, 1])
+    assert np.isfinite(read.scores).all()
 
 
 def test_a_missing_an_empty_and_a_broken_file_are_told(tmp_path):

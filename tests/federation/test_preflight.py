@@ -331,7 +331,7 @@ def test_a_site_without_a_kit_is_checked_for_what_it_has(tmp_path: Path, job: Jo
     tiny_site(tmp_path, "st_mary", images=20)
     names = [result.name for result in preflight(None, tmp_path / "st_mary" / "site.yaml", job)]
     splits = [f"positives {split}" for split in ("train", "val", "test")]
-    assert names == ["config", "store", *splits, "device", "disk", "memory", "packages"]
+    assert names == ["config", "store", *splits, "policy", "device", "disk", "memory", "packages"]
 
 
 def check(*arguments: str | Path) -> tuple[int, str]:

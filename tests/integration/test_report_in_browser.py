@@ -11,7 +11,7 @@ import pytest
 from made_up_run import make_run
 
 from nc_medfl.labels import Vocabulary
-from nc_medfl.report import write_report
+from nc_medfl.report import write_comparison, write_report
 
 pytestmark = pytest.mark.integration
 
@@ -88,8 +88,10 @@ def test_every_figure_has_a_size_and_a_description(ask):
         "[...document.querySelectorAll('figure svg')].map(e => {const b = e.getBoundingClientRect();"
         "return [b.width, b.height, e.querySelector('title').textContent.length, e.querySelectorAll('path').length]})"
     )
-    assert len(boxes) == 5
+    assert len(boxes) == 14
     for width, height, described, paths in boxes:
+        if not width:  # folded away
+            continue
         assert width > 500
         assert height > 100
         assert described > 20
@@ -156,3 +158,53 @@ def test_hostile_names_run_nothing(browser, tmp_path):
     seen = browser.execute_script("return document.body.innerText")
     assert names[0] in seen
     assert "<b>one</b>" in seen
+
+
+def test_the_slider_changes_the_numbers(browser, ask):
+    numbers = "['threshold', 'sensitivity', 'specificity'].map(n => document.getElementById('slider-' + n).textContent)"
+    move = (
+        "(() => {{const r = document.getElementById('slider-range'); r.value = {};"
+        "r.dispatchEvent(new Event('input'))}})()"
+    )
+    ask(move.format(5))
+    low = ask(numbers)
+    ask(move.format(95))
+    high = ask(numbers)
+    assert float(low[0]) < float(high[0])
+    assert float(low[1].rstrip("%")) > 90 > 20 > float(high[1].rstrip("%"))
+    assert float(low[2].rstrip("%")) < float(high[2].rstrip("%"))
+
+
+def test_the_slider_and_a_table_are_reached_and_worked_by_keyboard(browser, ask):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    ask("document.getElementById('slider-finding').focus()")
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.get_attribute("id") == "slider-range"
+    before = ask("document.getElementById('slider-threshold').textContent")
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert ask("document.getElementById('slider-threshold').textContent") != before
+    button = browser.find_element(By.CSS_SELECTOR, "#table-sites thead button")
+    button.send_keys(Keys.ENTER)
+    assert ask("document.querySelector('#table-sites th').getAttribute('aria-sort')") == "ascending"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser, tmp_path, scheme):
+    from importlib.resources import files
+
+    names = Vocabulary("short", ("Mass", "Edema", "Hernia"))
+    folder = make_run(tmp_path / "run", sites=("one", "two"), vocabulary=names, rounds=3, resamples=10)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.set_script_timeout(120)
+    for page in (write_report(folder), write_report(folder, site="one"), write_comparison(folder, folder)):
+        browser.get(page.as_uri())
+        browser.execute_script("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+        browser.execute_script(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+        found = browser.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            "axe.run().then(r => done(r.violations.map(v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html)])))"
+        )
+        assert [fault for fault in found if fault[0] in ("serious", "critical")] == []

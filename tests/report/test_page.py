@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from made_up_run import make_run
+from made_up_run import SITES, make_run
 
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation import read_metrics, write_metrics
 from nc_medfl.labels import Vocabulary
-from nc_medfl.report import write_report
+from nc_medfl.report import write_comparison, write_report
 from nc_medfl.report.reading import plain
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -71,17 +73,10 @@ def test_the_page_lies_in_the_run_folder_and_is_whole(finished_run, html):
     page = _Page(html)
     sections = [a["id"] for tag, a in page.elements if tag == "section"]
     assert sections == [
-        "summary",
-        "reading",
-        "sites",
-        "findings",
-        "labels",
-        "rounds",
-        "collapse",
-        "updates",
-        "settings",
+        *("summary", "reading", "sites", "findings", "each-site", "curves", "reliability", "thresholds", "labels"),
+        *("rounds", "updates", "collapse", "fairness", "settings", "limits"),
     ]
-    links = [a["href"] for tag, a in page.elements if tag == "a"]
+    links = [a["href"] for tag, a in page.elements if tag == "a" and "download" not in a]
     assert set(links) - {"#main"} == {f"#{name}" for name in sections}
 
 
@@ -106,7 +101,7 @@ def test_ids_are_unique_and_every_figure_is_described(html):
     ids = [a["id"] for _, a in elements if "id" in a]
     assert len(ids) == len(set(ids))
     figures = [a for tag, a in elements if tag == "svg"]
-    assert len(figures) == 5
+    assert len(figures) == 14
     for figure in figures:
         assert figure["role"] == "img"
         assert figure["aria-labelledby"] in ids
@@ -267,7 +262,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
     )
     page = _Page(_html(folder))
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("script") == 1
+    assert tags.count("script") == 2
     assert "img" not in tags
     assert "b" not in tags
     assert tags.count("h1") == 1
@@ -298,12 +293,61 @@ def test_a_method_without_class_features_shows_coverage_only(own_run):
     assert "Sites with a positive" in text
 
 
-def test_only_test_rows_of_all_patients_are_shown(own_run):
+def test_only_test_rows_are_shown(own_run):
     rows = read_metrics(own_run)
     before = _html(own_run)
     other = rows.assign(value=0.123456, low=0.1, high=0.2)
-    write_metrics(pd.concat([rows, other.assign(split="val"), other.assign(group="sex=F")]), own_run)
+    write_metrics(pd.concat([rows, other.assign(split="val")]), own_run)
     assert _html(own_run) == before
+
+
+def test_every_table_of_numbers_has_its_csv(html):
+    page = _Page(html)
+    tables = [a["id"].removeprefix("table-") for tag, a in page.elements if tag == "table" and "id" in a]
+    files = {a["download"]: a["href"] for tag, a in page.elements if tag == "a" and "download" in a}
+    assert set(files) == {f"{name}.csv" for name in tables}
+    text = unquote(files["sites.csv"].split(",", 1)[1])
+    rows = list(csv.reader(text.splitlines()))
+    assert rows[0][:3] == ["Site", "Macro AUC (95%)", "Macro AUC (95%): interval"]
+    assert [row[0] for row in rows[1:]] == [*SITES, "Mean over sites", "All patients pooled"]
+
+
+@pytest.mark.parametrize("name", ["score_histograms", "reliability", "thresholds", "fairness"])
+def test_a_section_without_its_table_says_what_makes_it(own_run, name):
+    (own_run / f"{name}.csv").unlink()
+    html = _html(own_run)
+    assert f"{name}.csv" in html
+    assert "<code>nc-medfl evaluate</code>" in html
+
+
+def test_the_page_of_a_site_names_no_other_and_shows_its_own_small_counts(own_run):
+    html = write_report(own_run, site="county").read_text(encoding="utf-8")
+    assert (own_run / "report_county.html").is_file()
+    for other in ("st_mary", "riverside", "uni_clinic"):
+        assert other not in html
+    assert "Numbers over fewer than" not in html
+    with pytest.raises(UserError, match="not a site of this run"):
+        write_report(own_run, site="nobody")
+
+
+def test_two_sites_see_nothing_in_common_since_it_would_be_the_other_ones(tmp_path):
+    run = make_run(tmp_path / "run", sites=("one", "other"), rounds=2, resamples=0)
+    text = _Page(write_report(run, site="one").read_text(encoding="utf-8")).text
+    assert "other_" not in text
+    assert "All patients pooled" not in text
+    assert "Mean over sites" not in text
+
+
+def test_two_runs_compared_differ_by_the_difference_of_their_numbers(own_run, tmp_path):
+    second = Path(shutil.copytree(own_run, tmp_path / "second"))
+    rows = read_metrics(second)
+    row = (rows.site == "pooled") & (rows.finding == "macro") & (rows.metric == "auc")
+    before = float(rows.loc[row, "value"].iloc[0])
+    rows.loc[row, "value"] = 0.5
+    write_metrics(rows, second)
+    text = _Page(write_comparison(own_run, second).read_text(encoding="utf-8")).text
+    assert f"a difference B minus A of {0.5 - before:.3f}.".replace("-", "−") in text
+    assert "There is no comparisons.csv" in text
 
 
 def test_a_large_federation_stays_under_five_megabytes(tmp_path):

@@ -42,6 +42,65 @@
       header.appendChild(button);
     });
   });
+  var given = document.getElementById("slider-data");
+  if (given) slide(JSON.parse(given.textContent));
+
+  function slide(data) {
+    function part(name) { return document.getElementById("slider-" + name); }
+    function fill(select, names, usable) {
+      names.forEach(function (name, k) {
+        var option = document.createElement("option");
+        option.value = k;
+        option.textContent = name;
+        option.disabled = !usable(k);
+        select.appendChild(option);
+      });
+    }
+    var site = part("site"), finding = part("finding"), range = part("range");
+    function curve() { return data.curves[site.value][finding.value]; }
+    function percent(value) { return value === null ? "undefined" : (100 * value).toFixed(1) + "%"; }
+    function ratio(a, b) { return b > 0 ? a / b : null; }
+    function show() {
+      var found = curve(), k = Number(range.value), words = "Too few positives or negatives here to show this.";
+      var numbers = { sensitivity: null, specificity: null, ppv: null, npv: null };
+      part("threshold").textContent = data.thresholds[k].toPrecision(3);
+      range.setAttribute("aria-valuetext", "threshold " + data.thresholds[k].toPrecision(3));
+      if (found) {
+        var p = found[0], sensitivity = found[1][k] / 1000, alarms = found[2][k] / 1000;
+        numbers = {
+          sensitivity: sensitivity, specificity: 1 - alarms,
+          ppv: ratio(sensitivity * p, sensitivity * p + alarms * (1 - p)),
+          npv: ratio((1 - alarms) * (1 - p), (1 - alarms) * (1 - p) + (1 - sensitivity) * p)
+        };
+        words = "Of 1,000 such images, " + Math.round(1000 * (sensitivity * p + alarms * (1 - p))) + " are flagged, " +
+          Math.round(1000 * alarms * (1 - p)) + " of them wrongly, and " + Math.round(1000 * (1 - sensitivity) * p) +
+          " with the finding are missed.";
+        var used = data.chosen[site.value][finding.value];
+        if (used !== null) words += " The evaluation used the threshold " + used.toPrecision(3) + ".";
+      }
+      Object.keys(numbers).forEach(function (name) { part(name).textContent = percent(numbers[name]); });
+      part("words").textContent = words;
+    }
+    function start() {
+      var used = data.chosen[site.value][finding.value];
+      var best = 0;
+      data.thresholds.forEach(function (value, k) {
+        if (Math.abs(value - used) < Math.abs(data.thresholds[best] - used)) best = k;
+      });
+      range.value = used === null ? Math.floor(data.thresholds.length / 2) : best;
+      show();
+    }
+    fill(site, data.sites, function () { return true; });
+    fill(finding, data.findings, function (k) { return data.curves.some(function (c) { return c[k] !== null; }); });
+    range.max = data.thresholds.length - 1;
+    site.addEventListener("change", start);
+    finding.addEventListener("change", start);
+    range.addEventListener("input", show);
+    document.getElementById("slider").addEventListener("submit", function (event) { event.preventDefault(); });
+    document.getElementById("slider").hidden = false;
+    finding.selectedIndex = data.findings.findIndex(function (_, k) { return data.curves[0][k] !== null; });
+    start();
+  }
   // What is folded away is printed too.
   window.addEventListener("beforeprint", function () {
     Array.prototype.forEach.call(document.querySelectorAll("details"), function (part) { part.open = true; });
