@@ -110,9 +110,12 @@ def _findings(data: RunTables) -> dict[str, Any]:
     rows = [(name, _estimate(data, data.whole, name)) for name in order]
     by_site = {site: [data.value(site, name, "auc") for name in order] for site in data.sites}
     alt = f"Test AUC of each finding, {tables.site_name(data.whole)}, with 95% intervals and the sites' own values: "
+    table = tables.findings_table(data, data.whole)
+    if data.whole in data.sites:
+        table.name = "findings-own"  # the part of the only site has a table of the same numbers
     return {
         "plot": plots.findings_plot(rows, by_site, alt + _listed([(name, e[0]) for name, e in rows])),
-        "table": tables.findings_table(data, data.whole),
+        "table": table,
         "by_site": tables.auc_by_site_table(data),
     }
 

@@ -101,7 +101,10 @@ class RunTables:
     @property
     def whole(self) -> str:
         """The site name of the federation's own rows: ``pooled``, or ``all`` where nothing was pooled."""
-        return POOLED if (self.metrics["site"] == POOLED).any() else ALL_SITES
+        found = set(self.metrics["site"])
+        if POOLED not in found and ALL_SITES not in found and len(self.sites) == 1:
+            return self.sites[0]
+        return POOLED if POOLED in found else ALL_SITES
 
     def cell(self, site: str, finding: str, metric: str) -> dict[str, Any] | None:
         """One row of the metrics, or None."""

@@ -139,6 +139,9 @@ def thresholds(data: RunTables, site: str, name: str) -> Table | None:
     """What each rule's threshold costs on test, at one site or over all patients; None without the table."""
     table = data.extra.get("thresholds")
     rows = table[table["site"] == site] if table is not None else pd.DataFrame()
+    if len(rows) and data.minimum > 1 and (rows["scope"] == "site").any():
+        # A site's own page has the federation's thresholds too; here they would be most of the page.
+        rows = rows[rows["scope"] == "site"]
     if rows.empty:
         return None
     headers = (

@@ -78,11 +78,15 @@ def auc_by_site_table(data: RunTables) -> Table:
 
 def rounds_table(mean: pd.Series, lines: dict[str, pd.Series]) -> Table:
     """The numbers behind the plot of rounds."""
-    table = Table("rounds-numbers", "Macro AUC on validation, by round", ("Round", *lines, "Mean over sites"))
+    table = Table(
+        "rounds-numbers",
+        "Macro AUC on validation, by round",
+        ("Round", *lines, *(["Mean over sites"] if len(mean) else [])),
+    )
     rounds = sorted(set(mean.index).union(*(set(line.index) for line in lines.values())))
     for number in rounds:
         cells = [Cell(str(int(number)), str(int(number)))]
-        for line in (*lines.values(), mean):
+        for line in (*lines.values(), *([mean] if len(mean) else [])):
             value = float(line.get(number, np.nan))
             cells.append(table.undefined("") if np.isnan(value) else Cell(decimal(value), f"{value:.6g}"))
         table.rows.append(cells)

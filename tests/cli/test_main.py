@@ -73,7 +73,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["run", "jobs/fednca_cxr", "--sites", "{sites}", "--out", "{used}"], "not empty, and not an earlier run"),
         (["evaluate", "{used}", "--sites", "{sites}"], "no run.json, so not a run"),
-        (["report", "{used}"], "no run.json, so not a run"),
+        (["report", "{used}"], "metrics.csv: no such file"),
         (["demo", "--out", "{used}"], "not empty, and not an earlier run"),
         (["demo", "--out", "{out}", "--method", "magic"], "--method magic: not known"),
     ],
