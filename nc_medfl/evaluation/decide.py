@@ -29,6 +29,7 @@ from nc_medfl.evaluation.tables import as_table, evaluate_site
 from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, threshold_table
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
 from nc_medfl.labels import Vocabulary
+from nc_medfl.metrics.classification import NOT_A_NUMBER
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +83,30 @@ def calibrate(validation: Scored, test: Scored, settings: EvaluationSettings) ->
     return both[0], both[1], tuple(found.reason for found in scaling.maps)
 
 
-def say_uncalibrated(rows: pd.DataFrame, findings: Sequence[str], reasons: Sequence[str]) -> pd.DataFrame:
-    """Rows of ``metrics.csv`` that name why a finding's scores could not be scaled."""
-    told = {name: f"not calibrated: {why}" for name, why in zip(findings, reasons, strict=True) if why}
-    lacking = rows["finding"].isin(list(told)) & rows["value"].isna()
+def say_uncalibrated(
+    rows: pd.DataFrame, sites: Mapping[str, SiteScores], findings: Sequence[str], settings: EvaluationSettings
+) -> pd.DataFrame:
+    """Rows that name why a finding's scores could not be scaled, where else they would say that there is no number.
+
+    Args:
+        rows: with the columns ``site``, ``finding`` and ``reason``; not changed.
+        sites: scores by site, as the model gives them.
+        findings: names of the ``C`` findings.
+        settings: whether scores are scaled.
+    """
+    told: dict[tuple[str, str], str] = {}
+    for site, found in sorted(sites.items()):
+        for finding, why in zip(findings, calibrate(found.validation, found.test, settings)[2], strict=True):
+            if why:
+                told[(site, finding)] = f"not calibrated: {why}"
+                told.setdefault((POOLED, finding), f"not calibrated at {site}: {why}")
+    if not told:
+        return rows
     rows = rows.copy()
-    rows.loc[lacking, "reason"] = rows.loc[lacking, "finding"].map(told)
+    places = zip(rows["site"], rows["finding"], rows["reason"], strict=True)
+    rows["reason"] = [
+        told.get((site, finding), reason) if NOT_A_NUMBER in reason else reason for site, finding, reason in places
+    ]
     return rows
 
 
@@ -147,7 +166,8 @@ def group_metrics(
         }
         patients = found.test.patients
         parts += group_rows(wanted, patients, vocabulary.findings, evaluate, about=about, min_group=settings.min_group)
-    return as_table(pd.concat(parts, ignore_index=True) if parts else [])
+    rows = as_table(pd.concat(parts, ignore_index=True) if parts else [])
+    return say_uncalibrated(rows, sites, vocabulary.findings, settings)
 
 
 def with_pooled(sites: Mapping[str, SiteScores], settings: EvaluationSettings) -> dict[str, SiteScores]:
@@ -218,7 +238,7 @@ def decision_tables(
         seed=seed,
     )
     return {
-        THRESHOLDS_CSV: thresholds,
+        THRESHOLDS_CSV: say_uncalibrated(thresholds, sites, findings, settings),
         CALIBRATION_CSV: errors,
         RELIABILITY_CSV: points,
         FAIRNESS_CSV: fairness_table(metrics),

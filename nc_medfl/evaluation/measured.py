@@ -68,9 +68,9 @@ def measure_site(validation: Scored, test: Scored, about: About, site: str) -> p
     Returns:
         Rows of ``metrics.csv`` for each finding, ``macro`` and ``micro``.
     """
-    known, found, uncalibrated = calibrate(validation, test, about.settings)
+    known, found, _ = calibrate(validation, test, about.settings)
     rows = _rows(known, found, about, site)
-    return say_uncalibrated(rows, about.vocabulary.findings, uncalibrated)
+    return say_uncalibrated(rows, {site: SiteScores(validation, test)}, about.vocabulary.findings, about.settings)
 
 
 def _rows(validation: Scored, test: Scored, about: About, site: str) -> pd.DataFrame:
@@ -139,7 +139,8 @@ def measure_sites(
     together = with_pooled(sites, about.settings).get(POOLED)
     whole += [count_rows(found.test.labels, about, name) for name, found in sites.items()]
     if together is not None:
-        whole.append(_rows(together.validation, together.test, about, POOLED))
+        pooled = _rows(together.validation, together.test, about, POOLED)
+        whole.append(say_uncalibrated(pooled, sites, about.vocabulary.findings, about.settings))
         whole.append(count_rows(together.test.labels, about, POOLED))
     named = {"run": about.run, "model": about.model}
     whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))

@@ -16,7 +16,7 @@ import pandas as pd
 from nc_medfl.evaluation.patients import Floats, Scored, by_patient, pooled_arrays, resampled_sums
 from nc_medfl.evaluation.thresholds import Rule, Thresholds, choose_thresholds
 from nc_medfl.metrics.bootstrap import percentile_intervals
-from nc_medfl.metrics.classification import THRESHOLD_METRICS, Counts
+from nc_medfl.metrics.classification import NOT_A_NUMBER, THRESHOLD_METRICS, Counts
 
 SITE, FEDERATION = "site", "federation"
 POOLED = "pooled"
@@ -152,12 +152,12 @@ def _rows(
             row |= {f"val_{name}": float(value) for name, value in _numbers(on_validation[:, c]).items()}
             row |= _known(found[1], c, "val") | _known(test[1], c, "test")
             cells = values["cells"][:, c]
-            told = not np.isnan(thresholds.values[c])
+            told = not np.isnan(thresholds.values[c]) and _is_scored(test, c)
             row |= {f"test_{name}": int(cells[k]) if told else None for k, name in enumerate(_CELLS)}
             for name in COSTS:
                 row[f"test_{name}"] = values[name][c]
                 row[f"test_{name}_low"], row[f"test_{name}_high"] = (end[c] for end in ends[name])
-            row["reason"] = _reason(thresholds, test[1], c)
+            row["reason"] = _reason(thresholds, test, c)
             rows.append(row)
     return rows
 
@@ -170,12 +170,19 @@ def _known(labels: Floats, finding: int, split: str) -> dict[str, object]:
     }
 
 
-def _reason(thresholds: Thresholds, labels: Floats, finding: int) -> str:
+def _is_scored(test: _Arrays, finding: int) -> bool:
+    """Whether every image with a known label has a score."""
+    return bool(np.isfinite(test[0][~np.isnan(test[1][:, finding]), finding]).all())
+
+
+def _reason(thresholds: Thresholds, test: _Arrays, finding: int) -> str:
     if thresholds.reasons[finding]:
         return thresholds.reasons[finding]
-    column = labels[:, finding]
+    column = test[1][:, finding]
     if np.isnan(column).all():
         return "no annotated image in test"
+    if not _is_scored(test, finding):
+        return NOT_A_NUMBER
     lacking = [word for word, kind in (("positive", 1), ("negative", 0)) if not (column == kind).any()]
     return f"no {lacking[0]} in test" if lacking else ""
 

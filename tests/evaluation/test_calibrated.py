@@ -93,3 +93,25 @@ def test_points_of_the_curve_hold_every_known_image_once():
     assert before["n"].sum() == (~np.isnan(test.labels[:, 0])).sum()
     assert before["n_positive"].sum() == (test.labels[:, 0] == 1).sum()
     assert before["mean_score"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("rule", ["youden", "fixed"])
+def test_a_finding_that_one_site_can_not_scale_says_so_at_that_site_and_pooled(rule):
+    from nc_medfl.config import EvaluationSettings
+    from nc_medfl.evaluation.decide import SiteScores
+    from nc_medfl.evaluation.measured import About, measure_sites
+    from nc_medfl.labels import Vocabulary
+
+    lame = _site(2)
+    lame.labels[:, 1] = 0.0
+    sites = {"a": SiteScores(_site(0), _site(1)), "b": SiteScores(lame, _site(3))}
+    chosen = EvaluationSettings(threshold=rule, calibrate="platt", resamples=0, groups=())
+    found = measure_sites(sites, About("r", "m", Vocabulary("v", ("A", "B")), chosen))
+    reasons = found.rows[found.rows["metric"] == "auc"].set_index(["site", "finding"])["reason"]
+    assert reasons[("a", "B")] == ""
+    assert reasons[("b", "B")] == "not calibrated: no positive in validation"
+    assert reasons[("pooled", "B")] == "not calibrated at b: no positive in validation"
+    cut = found.tables["thresholds.csv"]
+    row = cut[(cut["site"] == "b") & (cut["finding"] == "B") & (cut["rule"] == "fixed") & (cut["scope"] == "site")]
+    assert row["reason"].tolist() == ["not calibrated: no positive in validation"]
+    assert row[["test_tp", "test_sensitivity"]].isna().all().all()
