@@ -107,7 +107,7 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
 
     def _send(self, task: str, model: FLModel, targets: Collection[str], callback: Take) -> None:
         if self._exchange is not None:
-            self._exchange.bytes_down = payload_bytes(to_wire(model.params, self.transfer), model.meta)
+            self._exchange.bytes_down = payload_bytes(to_wire(model.params or {}, self.transfer), model.meta)
         self.broadcast_model(
             model,
             task_name=task,
