@@ -109,8 +109,8 @@ def _decoded(path: Path, size: int, cache: Path) -> tuple[ClassPictures, str]:
         _write(folder / "pictures.npy", lambda stream: np.save(stream, source.pictures))
         rest: dict[str, Any] = {"classes": source.classes, "names": np.array(source.names), "given": source.given}
         _write(folder / "rest.npz", lambda stream: np.savez(stream, **rest))
-    pictures = np.load(folder / "pictures.npy", mmap_mode="r")
-    with np.load(folder / "rest.npz") as known:
+    pictures = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
+    with np.load(folder / "rest.npz", allow_pickle=False) as known:
         names = tuple(str(name) for name in known["names"])
         return ClassPictures(pictures, known["classes"], names, known["given"]), print_
 

@@ -79,7 +79,8 @@ def _tag(row: Mapping[str, Any]) -> str:
     finding = str(row["finding"])
     if finding == "all":
         return start
-    return f"{start}_{finding}" if finding in ("macro", "micro") else f"{start}/{finding}"
+    # Not below a tag of its own: a store of files would need a file and a folder of one name.
+    return f"{start}_{finding}"
 
 
 class Tracker:

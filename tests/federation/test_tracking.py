@@ -28,7 +28,7 @@ def test_undefined_values_are_left_out_and_the_federations_own_go_under_its_name
     ]
     assert values_of("rounds.csv", rows) == [
         ("a", "train/loss", 0.7),
-        ("a", "val/auc/Hernia", 0.25),
+        ("a", "val/auc_Hernia", 0.25),
         ("federation", "val/auc_macro", 0.5),
     ]
     updates = [{"site": "a", "outcome": "accepted"}, {"site": "b", "outcome": "late"}]

@@ -21,7 +21,8 @@ def run_demo(out: Path, method: str) -> pd.DataFrame:
     assert done.stdout.splitlines()[-1] == str(out / "report.html")
     assert (out / "report.html").stat().st_size > 10_000
     rows = pd.read_csv(out / "metrics.csv")
-    return rows[(rows["site"] == "pooled") & (rows["metric"] == "auc")].set_index("finding")
+    whole = rows[(rows["site"] == "pooled") & (rows["metric"] == "auc") & (rows["group"] == "all")]
+    return whole.set_index("finding")
 
 
 @pytest.fixture(scope="module")
