@@ -241,6 +241,12 @@ class AggregationSettings(Settings):
         allow_other_version: take updates of sites with another version of this package.
         allow_changing_counts: take updates of a site whose counts differ from its earlier rounds.
         encryption: ``none``. ``he`` (homomorphic) is refused, with the reason.
+        server_optimizer: ``none`` takes the average for the next model; ``momentum`` (FedAvgM) and ``adam`` (FedAdam)
+            take its difference from the last one for a gradient.
+        server_lr: of the server's optimiser.
+        server_momentum: of the server's optimiser.
+        server_adaptivity: of ``adam``: what is added to the root of the mean of squares.
+        average_last: the last model that is tested and saved is the mean of the last so many global models.
     """
 
     weighting: Literal["uniform", "samples", "class_aware"] = "uniform"
@@ -255,6 +261,11 @@ class AggregationSettings(Settings):
     allow_other_version: bool = False
     allow_changing_counts: bool = False
     encryption: Literal["none", "he"] = "none"
+    server_optimizer: Literal["none", "momentum", "adam"] = "none"
+    server_lr: float = Field(default=1.0, gt=0)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    server_adaptivity: float = Field(default=1e-3, gt=0)
+    average_last: int = Field(default=1, ge=1, le=100)
 
     @field_validator("encryption")
     @classmethod

@@ -200,7 +200,7 @@ def _federated(
 def global_models(
     settings: JobSettings, stores: Mapping[str, Store], progress: Progress
 ) -> Iterator[tuple[int, dict[str, Tensor], dict[str, float]]]:
-    """Round, the model that it gave, and the mean losses of its training, round by round."""
+    """Round, the model that would be handed out after it, and the mean losses of its training, round by round."""
     configs = {
         name: SiteConfig(name=name, store=store.folder, device="auto", threads=1) for name, store in stores.items()
     }
@@ -210,7 +210,7 @@ def global_models(
             losses = [update.losses for update in done.updates.values()]
             means = {name: float(np.mean([one[name] for one in losses])) for name in losses[0]}
             progress(done.number, settings.rounds)
-            yield done.number, done.model, means
+            yield done.number, done.handed_out, means
 
 
 def measured_rounds(rounds: int, every: int, late: int) -> set[int]:

@@ -11,6 +11,7 @@ After every round the state is on disk, and a job that is started again goes on 
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from nc_medfl.config import JobSettings
-from nc_medfl.data.store import write_json
+from nc_medfl.data.store import write_atomic, write_json
 from nc_medfl.errors import NcMedflError, RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
@@ -35,6 +36,7 @@ from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, si
 from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
 from nc_medfl.federation.tracking import Tracker
 from nc_medfl.labels import load_vocabulary
@@ -50,6 +52,7 @@ class _Run:
     log: RoundLog
     store: RoundStore
     run_id: str
+    server: ServerStep
     best: Chosen | None = None
     finished: int = 0
 
@@ -86,6 +89,7 @@ class FederationController(WaitingController):
         for self.current_round in range(run.finished, run.job.rounds):
             model = self._round(run, model)
             run.store.save(results, self.current_round + 1, run.best, run.run_id)
+        self._hand_out(run, model)
         self._score_last(run, model)
         self._evaluate(run, model)
         run.store.forget()
@@ -99,14 +103,18 @@ class FederationController(WaitingController):
         log = RoundLog(results, saved.folder if saved else None)
         if job.tracking != "none":
             log.listener = Tracker(self)
-        prints = fingerprints(build_network(job), load_vocabulary(job.vocabulary))
-        run = _Run(job, prints, log, store, saved.run_id if saved else uuid.uuid4().hex)
+        network = build_network(job)
+        prints = fingerprints(network, load_vocabulary(job.vocabulary))
+        server = ServerStep(job.aggregation, dict(network.named_parameters()))
+        run = _Run(job, prints, log, store, saved.run_id if saved else uuid.uuid4().hex, server)
         if saved:
             run.best, run.finished = saved.best, saved.rounds
             model.params = saved.params()
             for name in saved.files():
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
+            if server.has_memory:
+                server.restore(_read_state(results / keys.SERVER_STATE))
             self.info(f"going on after round {saved.rounds}")
         log.progress(event="started", rounds=job.rounds, **({"resumed_after": run.finished} if saved else {}))
         model.meta = {**(model.meta or {}), keys.RUN_ID: run.run_id}
@@ -119,11 +127,17 @@ class FederationController(WaitingController):
         score, event = self._log_round(run.log, rounds, answers, exchange)
         self._keep_if_best(run, score, rounds, sent)
         result = self.aggregator.aggregate_model()
+        if run.server.has_memory and exchange.accepted:
+            result.params = run.server.step(sent, result.params)
         result.meta = {"current_round": rounds, keys.RUN_ID: run.run_id}
         self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, self.fl_ctx, AppConstants.AGGREGATION_RESULT, result)
         model = self.update_model(model, result)
         self.save_model(model)
         save_model(run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=rounds + 1, prints=run.prints)
+        if run.server.has_memory:
+            buffer = io.BytesIO()
+            torch.save(run.server.state(), buffer)
+            write_atomic(run.log.folder / keys.SERVER_STATE, buffer.getvalue())
         run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
         return model
 
@@ -280,6 +294,15 @@ class FederationController(WaitingController):
         save_model(run.log.folder / keys.BEST_MODEL, params, run.job, rounds=rounds, prints=run.prints)
         run.best = Chosen(rounds, score)
 
+    @staticmethod
+    def _hand_out(run: _Run, model: FLModel) -> None:
+        """Put the mean of the last models in the place of the last one, where the job wants that."""
+        if run.job.aggregation.average_last > 1:
+            model.params = run.server.handed_out(model.params)
+            save_model(
+                run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=run.job.rounds, prints=run.prints
+            )
+
     def _score_last(self, run: _Run, model: FLModel) -> None:
         """Score the last model, which no round of training follows."""
         rounds = run.job.rounds
@@ -344,6 +367,14 @@ class FederationController(WaitingController):
             {"best_round": rounds, "best_score": score, "fingerprints": chosen["fingerprints"]},
         )
         run.log.progress(event="finished", round=rounds, score=score, sites=_presence(exchange))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not one of its own
+        raise RunFailed("the saved state of the server's optimiser can't be read. Start the job afresh.") from error
+    return state
 
 
 def _untested(run: _Run, site: str, reason: str) -> list[Row]:

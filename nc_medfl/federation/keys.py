@@ -37,6 +37,8 @@ PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
 CONTROLS = "scaffold_controls.pt"
+#: What the server's own optimiser remembers, and the models whose mean is handed out.
+SERVER_STATE = "server_state.pt"
 TENSORBOARD = "tensorboard"
 MLRUNS = "mlruns"
 SUMMARY = "summary.json"

@@ -19,6 +19,7 @@ from nc_medfl.errors import RunFailed
 from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.controls import first_controls, moved
+from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.tasks import make_worker
 from nc_medfl.federation.worker import LocalUpdate, Rows
 from nc_medfl.networks import class_parameters
@@ -36,13 +37,15 @@ class LocalRound:
     Attributes:
         number: 1 for the first.
         sent: the model that it started from, parameters and buffers.
-        model: the model that it gave.
+        model: the model that it gave, which the next round starts from.
+        handed_out: what a federation that ends here hands out: ``model``, or the mean of the last few.
         updates: of the sites, by name; each holds what the site found of ``sent`` too.
     """
 
     number: int
     sent: dict[str, Tensor]
     model: dict[str, Tensor]
+    handed_out: dict[str, Tensor]
     updates: dict[str, LocalUpdate]
 
 
@@ -99,13 +102,15 @@ class LocalFederation:
         model = {name: value.detach().clone() for name, value in self._start.state_dict().items()}
         controls = first_controls(self._start) if get_method(self.settings.method).has_memory else {}
         axes, weighting = class_parameters(self._start), self.settings.aggregation.weighting
+        server = ServerStep(self.settings.aggregation, dict(self._start.named_parameters()))
         for number in range(self.settings.rounds):
             sent = join_extras(model, controls)
             updates = {name: worker.train(sent, number, score=score) for name, worker in self.workers.items()}
             parts = [SiteUpdate(name, u.params, u.n_samples, u.before.statistics) for name, u in updates.items()]
             controls = moved(controls, {name: update.extras for name, update in updates.items()}, len(updates))
-            before, model = model, average(model, parts, weighting=weighting, class_axes=axes)
-            yield LocalRound(number + 1, before, model, updates)
+            averaged = average(model, parts, weighting=weighting, class_axes=axes)
+            before, model = model, server.step(model, averaged)
+            yield LocalRound(number + 1, before, model, server.handed_out(model), updates)
 
     def run(self) -> LocalResult:
         """All rounds, the choice of one on validation, and the final test at the sites.
@@ -121,7 +126,7 @@ class LocalFederation:
             # The untrained model is never chosen.
             if done.number > 1 and _is_better(score, best):
                 best, chosen = Chosen(done.number - 1, score), done.sent
-            model = done.model
+            model = done.handed_out
         score = _score({name: worker.validate(model).rows for name, worker in self.workers.items()})
         if _is_better(score, best):
             best, chosen = Chosen(self.settings.rounds, score), model

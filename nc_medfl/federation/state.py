@@ -29,7 +29,7 @@ STATE_JSON = "state.json"
 _SCHEMA = 1
 _TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV)
 #: Kept where a method makes them.
-_OPTIONAL = (keys.CONTROLS,)
+_OPTIONAL = (keys.CONTROLS, keys.SERVER_STATE)
 
 
 @dataclass(frozen=True)
