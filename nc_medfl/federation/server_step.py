@@ -2,8 +2,8 @@
 
 Momentum is FedAvgM (Hsu, Qi and Brown, 2019, arXiv 1909.06335), ``adam`` is FedAdam (Reddi et al., ICLR 2021, arXiv
 2003.00295): both take the difference between the average and the model that the round started from for a gradient. The
-curves of skewed federations swing from round to round, so the model that is handed out can be the plain mean of the last
-few global models (as in stochastic weight averaging, Izmailov et al., UAI 2018); training goes on from the last one.
+curves of skewed federations swing from round to round, so the model that is handed out can be the plain mean of the
+last few global models (as in stochastic weight averaging, Izmailov et al., UAI 2018); training goes on from the last.
 """
 
 from __future__ import annotations

@@ -32,7 +32,14 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("job", "more"),
     [
-        ("fednca_cxr", ["aggregation.weighting=class_aware"]),
+        (
+            "fednca_cxr",
+            [
+                "aggregation.weighting=class_aware",
+                "aggregation.server_optimizer=momentum",
+                "aggregation.average_last=2",
+            ],
+        ),
         pytest.param("fedprox_cxr", ["fedprox.mu=0.5", "aggregation.weighting=samples"], marks=pytest.mark.faults),
         pytest.param(
             "scaffold_cxr",

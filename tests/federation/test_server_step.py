@@ -33,9 +33,7 @@ def test_two_steps_of_momentum_by_hand() -> None:
 
 def test_a_step_of_adam_by_hand() -> None:
     # Change 2: moment 0.5 * 2 = 1, square 0.01 * 4 = 0.04, root 0.2; 0.1 * 1 / (0.2 + 0.05) = 0.4.
-    rules = AggregationSettings(
-        server_optimizer="adam", server_momentum=0.5, server_lr=0.1, server_adaptivity=0.05
-    )
+    rules = AggregationSettings(server_optimizer="adam", server_momentum=0.5, server_lr=0.1, server_adaptivity=0.05)
     assert step(ServerStep(rules, ["w"]), 1.0, 3.0) == pytest.approx(1.4)
 
 
