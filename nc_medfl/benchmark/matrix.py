@@ -228,6 +228,10 @@ class Matrix(Settings):
             out["seeds"] = list(range(out["seeds"]))
         for key in ("partitions", "methods"):
             if isinstance(out.get(key), list):
+                if not all(isinstance(name, str) for name in out[key]):
+                    raise ValueError(
+                        f"{key}: a list holds names only. Give settings below a name: '{key}: {{NAME: ...}}'"
+                    )
                 out[key] = dict.fromkeys(out[key])
         if isinstance(out.get("partitions"), dict):
             out["partitions"] = {name: _partition(name, given) for name, given in out["partitions"].items()}

@@ -25,7 +25,7 @@ from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.robust import combiner, robust_average
 from nc_medfl.federation.spool import Spool
 from nc_medfl.federation.streaming import RunningAverage
-from nc_medfl.federation.wire import payload_bytes
+from nc_medfl.federation.wire import own_meta, payload_bytes
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.networks import FedNCANet, class_parameters
 from nc_medfl.training.model import build_network, fingerprints
@@ -271,7 +271,7 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
     def _bytes_of(self, model: FLModel) -> int:
         # With another type on the way, the filter that widened the model has counted; else the key is a stranger's.
         counted = model.meta.get(keys.BYTES) if self._job.transfer != "float32" else None
-        return counted if isinstance(counted, int) else payload_bytes(model.params, model.meta)
+        return counted if isinstance(counted, int) else payload_bytes(model.params, own_meta(model.meta))
 
     def _statistics_of(self, meta: Mapping[str, Any], n_samples: int) -> SiteStatistics:
         shape = None if self._frame is None else tuple(self._frame.shape)

@@ -18,7 +18,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nc_medfl.config import FederationSettings
 from nc_medfl.errors import SiteFailed
 from nc_medfl.federation import keys
-from nc_medfl.federation.wire import payload_bytes, to_wire
+from nc_medfl.federation.wire import own_meta, payload_bytes, to_wire
 
 #: Takes an answer; says whether it was accepted.
 Take = Callable[[FLModel], bool]
@@ -107,7 +107,7 @@ class WaitingController(FedAvg):  # type: ignore[misc]  # nvflare ships no types
 
     def _send(self, task: str, model: FLModel, targets: Collection[str], callback: Take) -> None:
         if self._exchange is not None:
-            self._exchange.bytes_down = payload_bytes(to_wire(model.params or {}, self.transfer), model.meta)
+            self._exchange.bytes_down = payload_bytes(to_wire(model.params or {}, self.transfer), own_meta(model.meta))
         self.broadcast_model(
             model,
             task_name=task,

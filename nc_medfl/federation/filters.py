@@ -14,7 +14,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from nc_medfl.federation import keys
-from nc_medfl.federation.wire import from_wire, payload_bytes, to_wire
+from nc_medfl.federation.wire import from_wire, own_meta, payload_bytes, to_wire
 
 #: Tasks whose data is a model.
 MODEL_TASKS = (keys.TASK_TRAIN, keys.TASK_VALIDATE, keys.TASK_EVALUATE)
@@ -50,7 +50,7 @@ class WidenFilter(DXOFilter):  # type: ignore[misc]  # nvflare ships no types
     def process_dxo(self, dxo: DXO, _shareable: Shareable, _fl_ctx: FLContext) -> DXO:
         """A new message with float32 numbers."""
         given: Any = dxo.meta if isinstance(dxo.meta, dict) else {}
-        meta = {**given, keys.BYTES: payload_bytes(dxo.data, {k: v for k, v in given.items() if k != keys.BYTES})}
+        meta = {**given, keys.BYTES: payload_bytes(dxo.data, own_meta(given))}
         data = from_wire(dxo.data, self.transfer) if isinstance(dxo.data, dict) else dxo.data
         return DXO(dxo.data_kind, data=data, meta=meta)
 

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nc_medfl.federation import keys
+
+_OWN = "nc_medfl."
 #: Names as in a job's ``transfer``.
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -49,6 +52,16 @@ def payload_bytes(params: Any, meta: Any = None) -> int:
         meta: what goes beside them: arrays, texts, numbers, and mappings and lists of those.
     """
     return _bytes(params) + _bytes(meta)
+
+
+def own_meta(meta: Any) -> dict[str, Any]:
+    """What this package puts beside a model; what FLARE adds differs in length from run to run.
+
+    Args:
+        meta: of a message.
+    """
+    given = meta if isinstance(meta, Mapping) else {}
+    return {k: v for k, v in given.items() if str(k).startswith(_OWN) and k != keys.BYTES}
 
 
 def _bytes(value: Any, depth: int = 4) -> int:

@@ -79,12 +79,12 @@ def look(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, code
         scores = _each_image(rows, tokens)
         if code is not None:
             scores = scores + rows @ code.t()
-        return scores.view(len(tokens), heads, number, -1).softmax(dim=-1)
+        return scores.view(tokens.shape[0], heads, number, -1).softmax(dim=-1)
     weight, bias = _projection(attention, 1)
     keys = _each_image(weight, tokens) + bias[:, None]
     if code is not None:
         keys = keys + weight @ code.t()
-    scores = _projected_queries(attention, queries) @ keys.view(len(tokens), heads, dim // heads, -1)
+    scores = _projected_queries(attention, queries) @ keys.view(tokens.shape[0], heads, dim // heads, -1)
     return scores.softmax(dim=-1)
 
 

@@ -1,0 +1,102 @@
+"""A model made portable, exported and asked, as the commands do it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nc_medfl.cli.main import app
+from nc_medfl.config import JobSettings, parse
+from nc_medfl.data.store import open_store
+from nc_medfl.errors import UserError
+from nc_medfl.labels import load_vocabulary
+from nc_medfl.training.model import build_network, fingerprints, save_model
+from tests_support import tiny_site
+
+
+def call(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, UserError):
+        return 2, f"{result.output}{result.exception}"
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
+    """A site with a store, and a model file of weights that were never trained."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny_site(folder / "sites", "alpha", seed=0, images=60)
+    size = open_store(folder / "sites" / "alpha" / "store").size
+    content = {"network": {"backbone": "small"}, "image_size": size}
+    settings = parse(JobSettings, content, where="test").for_sites()
+    network = build_network(settings).eval()
+    torch.nn.init.normal_(network.classifier.bias)
+    prints = fingerprints(network, load_vocabulary(settings.vocabulary))
+    save_model(folder / "model_best.pt", network.state_dict(), settings, rounds=1, prints=prints)
+    code, text = call("export-model", folder / "model_best.pt", folder / "model", "--sites", folder / "sites")
+    assert code == 0, text
+    return folder, network
+
+
+def test_a_store_is_scored_as_the_network_scores_it(run: tuple[Path, torch.nn.Module]) -> None:
+    folder, network = run
+    store = open_store(folder / "sites" / "alpha" / "store")
+    code, text = call("predict", folder / "model", store.folder, "--json")
+    assert code == 0, text
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert len(lines) == len(store)
+    images = torch.from_numpy(np.stack([store.images([k])[0] for k in range(len(store))]).astype(np.float32) / 255)
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(images[:, None]).logits).numpy()
+    found = {line["sample_id"]: [one["score"] for one in line["findings"].values()] for line in lines}
+    ordered = np.array([found[sample] for sample in store.manifest["sample_id"]])
+    np.testing.assert_allclose(ordered, expected, atol=1e-5)
+
+
+def test_every_export_takes_any_number_of_images(run: tuple[Path, torch.nn.Module]) -> None:
+    folder, network = run
+    side = open_store(folder / "sites" / "alpha" / "store").size
+    code, text = call(
+        "export-model", folder / "model_best.pt", folder / "all", "--size", side, "--onnx", "--torchscript"
+    )
+    assert code == 0, text
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "all" / "model.onnx")
+    script = torch.jit.load(folder / "all" / "model.ts")
+    for n in (1, 3):
+        image = torch.rand(n, 1, side, side)
+        with torch.inference_mode():
+            logits = network(image).logits.numpy()
+            told = script(image)
+        out = session.run(None, {"image": image.numpy()})[0]
+        told = told[0] if isinstance(told, tuple) else told
+        for scores in (out, told.numpy()):
+            np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_a_model_file_that_was_changed_or_holds_a_pickle_is_refused(run: tuple[Path, torch.nn.Module]) -> None:
+    folder, _ = run
+    store = folder / "sites" / "alpha" / "store"
+    weights = folder / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    try:
+        for wrong in (whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x04cos\nsystem\n."):
+            weights.write_bytes(wrong)
+            code, text = call("predict", folder / "model", store)
+            assert code == 2
+            assert "Traceback" not in text
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_a_file_that_is_no_image_costs_itself_alone(run: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
+    (tmp_path / "no.dcm").write_bytes(b"hello")
+    code, text = call("predict", run[0] / "model", tmp_path / "no.dcm", run[0] / "sites" / "alpha" / "store", "--json")
+    assert code != 0
+    assert text.count('"probability"') >= 60 * 14
