@@ -24,6 +24,7 @@ from nc_medfl.federation.arguments import to_arguments
 from nc_medfl.federation.choice import Score
 from nc_medfl.federation.controller import FederationController, _Run
 from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.state import RoundStore
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints
@@ -106,7 +107,8 @@ def a_model() -> FLModel:
 
 def a_run(folder: Path, **waiting: Any) -> _Run:
     job = SETTINGS.model_copy(update={"federation": FederationSettings(**waiting)})
-    return _Run(job, {}, RoundLog(folder / "results"), RoundStore(folder / "state", job, "job"), "0" * 32)
+    store, server = RoundStore(folder / "state", job, "job"), ServerStep(job.aggregation, ())
+    return _Run(job, {}, RoundLog(folder / "results"), store, "0" * 32, server)
 
 
 def test_the_score_is_the_mean_over_sites_where_it_is_defined(tmp_path: Any) -> None:
