@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -264,15 +265,10 @@ def _reference(
     builder = ReferenceBuilder()
     try:
         builder.fit(_walk(network, description, given, "train"))
+        both = (_walk(network, description, given, split) for split in ("train", "val"))
+        return builder.measure(chain.from_iterable(both)), builder.tensors
     except UserError:
         return None, {}
-    for split, held_out in (("val", True), ("train", False)):
-        try:
-            reference = builder.measure(_walk(network, description, given, split), held_out=held_out)
-        except UserError:
-            continue
-        return reference, builder.tensors
-    return None, {}
 
 
 def _validation(

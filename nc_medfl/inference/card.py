@@ -125,10 +125,10 @@ def _limits(d: ModelDescription) -> str:
         lines.append("It holds no reference of its training images, so it can't tell an image unlike them.")
     else:
         r = d.reference
-        held = "held-out" if r.held_out else "the same"
         lines.append(
             f"An image whose distance from the training images is above {r.limit:.2f} is flagged; {r.quantile:.0%} of "
-            f"{r.measured_on} {held} images lie at or below it. What is not flagged may still be unlike them."
+            f"{r.measured_on} training and validation images lie at or below it. What is not flagged may "
+            "still be unlike them."
         )
     weak = [r for r in d.results if r.metric == "auc" and r.site in ("pooled", "all") and r.value is None]
     if weak:

@@ -90,7 +90,6 @@ class Reference(Settings):
         quantile: the share of reference images at or below the limit.
         fitted_on: images behind the mean image and the features.
         measured_on: images behind mean, covariance and limit.
-        held_out: whether the latter are others than the former.
     """
 
     descriptors: tuple[str, ...]
@@ -100,7 +99,6 @@ class Reference(Settings):
     quantile: Share
     fitted_on: Count
     measured_on: Count
-    held_out: bool
 
 
 class Result(Settings):

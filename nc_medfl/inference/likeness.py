@@ -4,7 +4,7 @@ Each image is described by a few numbers: how well it agrees with the mean image
 two sides are, brightness, contrast, fine detail, and how far its features lie from those of the training images
 (Mahalanobis distance in the network's own pooled features, after Lee et al., NeurIPS 2018, over their leading
 principal components and the rest as one). The score is the Mahalanobis distance of these numbers from those of
-validation images. The reference holds sums over many images, and no image.
+training and validation images. The reference holds sums over many images, and no image.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def _feature_distance(features: Tensor, tensors: Mapping[str, Tensor]) -> Tensor
 class ReferenceBuilder:
     """Gathers what a reference is made of; images are looked at twice, a batch at a time.
 
-    First :meth:`fit` over training images, then :meth:`measure` over validation images.
+    First :meth:`fit` over training images, then :meth:`measure` over these and validation images: the validation
+    patients alone are often too few to say how far apart images lie.
     """
 
     def __init__(self) -> None:
@@ -159,12 +160,11 @@ class ReferenceBuilder:
             VARIANCES: variances.to(torch.float32),
         }
 
-    def measure(self, batches: Iterable[tuple[npt.NDArray[np.uint8], Tensor]], *, held_out: bool) -> Reference:
+    def measure(self, batches: Iterable[tuple[npt.NDArray[np.uint8], Tensor]]) -> Reference:
         """Mean and covariance of the descriptors, and the limit.
 
         Args:
             batches: as for :meth:`fit`.
-            held_out: whether they are other images than those.
 
         Raises:
             UserError: if there are too few.
@@ -184,7 +184,6 @@ class ReferenceBuilder:
             quantile=QUANTILE,
             fitted_on=self._n,
             measured_on=len(table),
-            held_out=held_out,
         )
 
 

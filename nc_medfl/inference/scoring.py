@@ -111,7 +111,8 @@ def calibrate(scores: Floats, point: OperatingPoint) -> Floats:
         return scores
     inside = np.clip(scores, _EDGE, 1 - _EDGE)
     z = np.asarray(point.slope) * (np.log(inside) - np.log1p(-inside)) + np.asarray(point.intercept)
-    result: Floats = np.exp(-np.logaddexp(0.0, -z))
+    with np.errstate(invalid="ignore"):  # a NaN, for want of a threshold, stays one
+        result: Floats = np.exp(-np.logaddexp(0.0, -z))
     return result
 
 
