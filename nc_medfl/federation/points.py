@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import minimize_scalar
 
 from nc_medfl.config import JobSettings
 from nc_medfl.evaluation import Thresholds, choose_thresholds, read_metrics
@@ -21,13 +20,10 @@ from nc_medfl.evaluation.tables import ALL_SITES, THRESHOLD
 from nc_medfl.inference.description import OperatingPoint
 from nc_medfl.inference.scoring import POOLED
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.metrics.calibration import Scaling, fit_temperature
 
 Floats = npt.NDArray[np.float64]
 Scored = tuple[Floats, Floats]
-
-_EDGE = 1e-12
-#: Temperatures beyond these are no fit.
-_HOTTEST = 20.0
 
 
 def operating_points(run: Path, settings: JobSettings, validation: Mapping[str, Scored]) -> dict[str, OperatingPoint]:
@@ -73,37 +69,15 @@ def _thresholds(rows: pd.DataFrame) -> Thresholds:
     return Thresholds(values, tuple("" if v == v else t or "none chosen" for v, t in zip(values, texts, strict=True)))
 
 
-def fit_temperature(scores: Floats, labels: Floats) -> float | None:
-    """The temperature that makes known labels most likely; None where there is none to be had.
-
-    Args:
-        scores: of validation, ``[N, C]``.
-        labels: 1, 0 or NaN (unknown), ``[N, C]``.
-    """
-    known = ~np.isnan(labels)
-    p, y = np.clip(scores[known], _EDGE, 1 - _EDGE), labels[known]
-    if not (y == 1).any() or not (y == 0).any():
-        return None
-    z = np.log(p) - np.log1p(-p)
-
-    def loss(log_temperature: float) -> float:
-        scaled = z * np.exp(-log_temperature)
-        return float(np.mean(np.logaddexp(0.0, scaled) - y * scaled))
-
-    bound = float(np.log(_HOTTEST))
-    best = minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9})
-    # At either end there is no best one: no error to learn from, or scores that rank the wrong way round.
-    return None if abs(float(best.x)) > bound - 1e-3 else float(np.exp(best.x))
-
-
-def _point(thresholds: Thresholds, rule: str, temperature: float | None) -> OperatingPoint:
+def _point(thresholds: Thresholds, rule: str, scaling: Scaling | None) -> OperatingPoint:
     n = len(thresholds.values)
-    slope = 1.0 if temperature is None else 1.0 / temperature
+    fitted = scaling is not None and not scaling.reason
+    slope = scaling.slope if scaling is not None and fitted else 1.0
     return OperatingPoint(
         thresholds=tuple(None if np.isnan(v) else float(np.clip(v, 0.0, 1.0)) for v in thresholds.values),
         reasons=thresholds.reasons,
         rule=rule,
-        calibration="none" if temperature is None else "temperature",
+        calibration="temperature" if fitted else "none",
         slope=(slope,) * n,
         intercept=(0.0,) * n,
     )
