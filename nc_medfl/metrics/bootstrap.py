@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure
-from nc_medfl.metrics.ranking import rank_pairs, weighted_auc
+from nc_medfl.metrics.ranking import auc_and_average_precision, rank_pairs
 
 #: How ends of an interval are read from the resamples.
 Kind = Literal["percentile", "bca"]
@@ -28,6 +28,9 @@ _MIN_DEFINED = 0.9
 
 #: Weights of one block of resamples, in bytes, at most (a bootstrap over many images works in blocks).
 _BLOCK_BYTES = 64_000_000
+
+#: Share the columns; numpy lets go of the interpreter in what takes long.
+_THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,8 @@ def resample(sample: Sample, patients: npt.ArrayLike, *, resamples: int = 1000, 
     # The pairs of all findings are ranked together for micro, so a block is smaller by as much.
     pairs = max(sample.n_images, int(sample.n_annotated[-1]), 1)
     blocks = patient_weights(patients, resamples, seed, max(1, min(250, _BLOCK_BYTES // (4 * pairs))))
-    parts = [measure(sample, weights) for weights in blocks]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = [measure(sample, weights, pool.map) for weights in blocks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -181,7 +185,7 @@ def bootstrap_auc(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    threads: int = 2,
+    threads: int = _THREADS,
 ) -> Floats:
     """The AUC of each finding in each resample of patients: one sort a finding, then weighted sums.
 
@@ -204,7 +208,9 @@ def bootstrap_auc(
         )
         block = max(1, min(100, _BLOCK_BYTES // (4 * max(len(scores), 1))))
         parts = [
-            np.stack(list(pool.map(partial(weighted_auc, weights=weights), rankings)), axis=1)
+            np.stack(
+                [auc for auc, _ in pool.map(partial(auc_and_average_precision, weights=weights), rankings)], axis=1
+            )
             for weights in patient_weights(patients, resamples, seed, block)
         ]
     return np.concatenate(parts)

@@ -7,8 +7,10 @@ it is never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -243,12 +245,15 @@ def equal_mass_bins(scores: Floats, bins: int) -> npt.NDArray[np.int64]:
     return np.floor(bins * middle / max(len(scores), 1)).astype(np.int64)[inverse]
 
 
-def measure(sample: Sample, weights: npt.NDArray[np.floating] | None = None) -> dict[str, Floats]:
+def measure(
+    sample: Sample, weights: npt.NDArray[np.floating] | None = None, each: Callable[..., Iterable[Any]] = map
+) -> dict[str, Floats]:
     """Every metric of a sample.
 
     Args:
         sample: of ``C`` findings.
         weights: how often each image counts, ``[N, B]``; None counts each once (``B = 1``).
+        each: applies a function to each column's ranking, in order; a thread pool's ``map`` shares the work.
 
     Returns:
         By metric id ``[B, C + 2]``: the findings, their mean where defined (macro), and all pairs
@@ -256,7 +261,7 @@ def measure(sample: Sample, weights: npt.NDArray[np.floating] | None = None) -> 
     """
     if weights is None:
         weights = np.ones((sample.n_images, 1))
-    ranked = [auc_and_average_precision(ranking, weights) for ranking in sample.rankings]
+    ranked = list(each(partial(auc_and_average_precision, weights=weights), sample.rankings))
     by_resample = weights.T.astype(np.float64)
     total = {name: by_resample @ part for name, part in sample.sums.items()}
     counts = Counts(total["tp"], total["fp"], total["fn"], total["tn"])

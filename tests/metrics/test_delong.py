@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
-from nc_medfl.metrics.bootstrap import bca_intervals, bootstrap_auc, resample
-from nc_medfl.metrics.classification import prepare_sample
+from nc_medfl.metrics.bootstrap import bca_intervals, bootstrap_auc, patient_weights
 from nc_medfl.metrics.delong import delong, difference_p
 
 
@@ -40,14 +40,20 @@ def test_delong_agrees_with_the_bootstrap(images):
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), levels=st.integers(1, 8))
-def test_the_fast_auc_equals_the_full_one_with_ties_and_unknowns(seed, n, levels):
+def test_the_resampled_auc_is_scikit_learns_of_the_repeated_rows(seed, n, levels):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, levels, (n, 2)) / levels
     labels = rng.choice([0.0, 1.0, np.nan], (n, 2))
     patients = rng.integers(0, n, n)
-    fast = bootstrap_auc(scores, labels, patients, resamples=7, seed=1)
-    full = resample(prepare_sample(scores, labels), patients, resamples=7, seed=1)["auc"][:, :2]
-    np.testing.assert_allclose(fast, full, atol=1e-12)
+    found = bootstrap_auc(scores, labels, patients, resamples=7, seed=1)
+    weights = next(patient_weights(patients, 7, 1)).astype(int)
+    for b in range(7):
+        rows = np.repeat(np.arange(n), weights[:, b])
+        for c in range(2):
+            known = rows[~np.isnan(labels[rows, c])]
+            both = len(set(labels[known, c])) == 2
+            expected = roc_auc_score(labels[known, c], scores[known, c]) if both else np.nan
+            np.testing.assert_allclose(found[b, c], expected, atol=1e-12)
 
 
 def test_bca_equals_scipy_for_a_mean():
