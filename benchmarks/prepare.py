@@ -1,12 +1,14 @@
 """How fast radiographs are prepared, and in how much memory, beside named baselines in the same run.
 
-    python benchmarks/prepare.py [--json FILE] [--images 8] [--size 512] [--pool-images 400]
+    python benchmarks/prepare.py [--json FILE] [--images 8] [--size 512] [--pool-images 400] [--folder-files 100000]
 
-Made radiographs of 2048 x 2048 pixels and 12 bits, in four encodings. Three comparisons:
+Made radiographs of 2048 x 2048 pixels and 12 bits, in four encodings. Four comparisons:
 
 - uncompressed, against the naive way: pydicom's pixel_array, float64, scikit-image's resize with anti-aliasing;
 - compressed, against decoding alone with the same decoder, which nothing can beat;
-- two processes against one, start of the processes included, and the memory of a process.
+- two processes against one, start of the processes included, and the memory of a reading process;
+- the memory of the process that the command runs in, for a folder of 100,000 small files and labels: the first run, and
+  a second one that finds nothing changed. This takes some minutes; ``--folder-files 0`` leaves it out.
 
 Ratio is our cost over the baseline's; lower is better.
 """
@@ -17,8 +19,8 @@ import argparse
 import csv
 import json
 import multiprocessing
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,8 +36,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID
 
-from nc_medfl.data.prepare import prepare
-from nc_medfl.data.settings import PrepareSettings
 from nc_medfl.data.sources import SourceFile
 from nc_medfl.data.worker import Batch, initialise, read_batch
 
@@ -143,30 +143,113 @@ def row(name: str, value: float, unit: str, baseline: str, ratio: float, setting
     return {"name": name, **shown, "unit": unit, "baseline": baseline, "settings": settings}
 
 
+#: A preparation in a process of its own, by the settings on its standard input; time and memory on its output.
+PREPARE = """
+import json, resource, sys, time
+from pathlib import Path
+from nc_medfl.data.outputs import Outputs, write_outputs
+from nc_medfl.data.prepare import prepare
+from nc_medfl.data.settings import PrepareSettings
+
+def megabytes(who):
+    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    pages = given.pop("pages")
+    paths = {name: Path(given.pop(name)) for name in ("images", "labels", "out")}
+    start = time.perf_counter()
+    prepare(PrepareSettings("dicom", **paths, **given))
+    seconds = time.perf_counter() - start
+    if pages:
+        write_outputs(paths["out"], Outputs())
+    try:
+        # Not what the system adds up for a process, which counts in the one that started it.
+        own = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    except OSError:
+        own = megabytes(resource.RUSAGE_SELF)
+    print(json.dumps({"seconds": seconds, "own": own, "readers": megabytes(resource.RUSAGE_CHILDREN)}))
+"""
+
+
+def prepared(images: Path, labels: Path, out: Path, *, pages: bool = False, **settings: int) -> dict[str, float]:
+    """Prepare a folder in a process of its own: seconds, and the largest memory of it and of its readers in MB.
+
+    Args:
+        images, labels, out: as ``nc-medfl prepare`` takes them.
+        pages: whether to make the pages of the store too, as the command does.
+        settings: the others.
+    """
+    given = {"images": str(images), "labels": str(labels), "out": str(out), "pages": pages, **settings}
+    script = out.parent / "prepare_alone.py"
+    script.write_text(PREPARE)
+    done = subprocess.run(
+        [sys.executable, str(script)], input=json.dumps(given), stdout=subprocess.PIPE, text=True, check=True
+    )
+    told: dict[str, float] = json.loads(done.stdout)
+    return told
+
+
 def pool(images: Path, count: int, size: int, scratch: Path, rounds: int) -> list[dict[str, Any]]:
     """A whole preparation with one and with two processes, and the largest of their memories."""
     labels = scratch / "labels.csv"
     labels.write_text(
         "Image Index,Finding Labels\n" + "".join(f"{p.name},No Finding\n" for p in sorted(images.iterdir()))
     )
-    times: dict[int, list[float]] = {1: [], 2: []}
+    runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for number in range(rounds):
         for workers in (1, 2):
             store = scratch / f"store-{workers}-{number}"
-            settings = PrepareSettings("dicom", images, labels, store, size=size, workers=workers)
-            start = time.perf_counter()
-            prepare(settings)
-            times[workers].append(time.perf_counter() - start)
-    one, two = (statistics.median(times[workers]) for workers in (1, 2))
-    # Of the children that have ended: the workers (kilobytes on Linux, bytes on macOS).
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+            runs[workers].append(prepared(images, labels, store, size=size, workers=workers))
+    one, two = (statistics.median(run["seconds"] for run in runs[workers]) for workers in (1, 2))
+    memory = max(run["readers"] for of_workers in runs.values() for run in of_workers)
     about = {"side": SIDE, "size": size, "images": count, "encoding": "jpeg_lossless"}
     return [
         row("prepare_two_processes", count / two, "images/s", "one process", two / one, {**about, "target": 0.588}),
         row(
             "prepare_memory", memory, "MB/process", f"{MEMORY_LIMIT} MB", memory / MEMORY_LIMIT, {**about, "target": 1}
         ),
+    ]
+
+
+def write_folder(folder: Path, count: int, seed: int) -> tuple[Path, Path]:
+    """A folder of small uncompressed radiographs, three a patient, and its label table; no two alike.
+
+    Each is the bytes of the first with its identifiers and first pixels changed, so that they are there in seconds.
+
+    Returns:
+        The folder of images, and the table.
+    """
+    images, labels = folder / "images", folder / "labels.csv"
+    images.mkdir(parents=True)
+    pixels = radiograph(0, seed)[:64, :64]
+    write_dicom(images / "first", pixels, "uncompressed", 10**9 - 1)
+    first = (images / "first").read_bytes()
+    (images / "first").unlink()
+    head, uid, patient = first[: -pixels.nbytes], b"10.1000000000", b"P999999999"
+    if head.count(uid) != 2 or head.count(patient) != 1:
+        raise SystemExit("the first file doesn't hold its identifiers as expected")
+    with labels.open("w") as table:
+        table.write("Image Index,Patient ID,Finding Labels\n")
+        for number in range(count):
+            if number % 1000 == 0:
+                (images / f"{number // 1000:04d}").mkdir()
+            own = head.replace(uid, b"10.2%09d" % number).replace(patient, b"P%09d" % (number // 3))
+            changed = number.to_bytes(4, "little") + first[len(head) + 4 :]
+            (images / f"{number // 1000:04d}" / f"image{number:08d}.dcm").write_bytes(own + changed)
+            found = [name for k, name in enumerate(("Mass", "Edema", "Effusion", "Nodule")) if number % (k + 7) == 0]
+            table.write(f"image{number:08d}.dcm,P{number // 3:09d},{'|'.join(found) or 'No Finding'}\n")
+    return images, labels
+
+
+def parent_memory(count: int, scratch: Path, seed: int) -> list[dict[str, Any]]:
+    """Memory of the command's own process for a folder of many files: first run, and a rerun without changes."""
+    images, labels = write_folder(scratch / "folder", count, seed)
+    runs = [prepared(images, labels, scratch / "large", pages=True, size=64, workers=2) for _ in range(2)]
+    about = {"side": 64, "size": 64, "images": count, "target": 1}
+    return [
+        row(name, run["own"], "MB", f"{MEMORY_LIMIT} MB", run["own"] / MEMORY_LIMIT, about)
+        for name, run in zip(("prepare_parent_memory", "prepare_parent_memory_rerun"), runs, strict=True)
     ]
 
 
@@ -177,6 +260,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write the results as CSV")
     parser.add_argument("--images", type=int, default=8, help="images an encoding")
     parser.add_argument("--pool-images", type=int, default=400, help="images for one and two processes")
+    parser.add_argument("--folder-files", type=int, default=100_000, help="files of the large folder; 0: no such row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=512, help="side of the stored square")
     parser.add_argument("--seed", type=int, default=0)
@@ -198,11 +282,13 @@ def main() -> None:
             pixels = np.roll(pictures[number % len(pictures)], number, axis=0)
             write_dicom(images / f"{number:04d}.dcm", pixels, "jpeg_lossless", number)
         results += pool(images, arguments.pool_images, arguments.size, scratch, arguments.rounds)
+        if arguments.folder_files:
+            results += parent_memory(arguments.folder_files, scratch, arguments.seed)
     for entry in results:
         target = entry["settings"]["target"]
         verdict = "reached" if entry["ratio"] <= target else "NOT reached"
         print(
-            f"{entry['name']:24} {entry['value']:8.4g} {entry['unit']:10} {entry['ratio']:6.3f} of "
+            f"{entry['name']:28} {entry['value']:8.4g} {entry['unit']:10} {entry['ratio']:6.3f} of "
             f"{entry['baseline']} (target {target:g}: {verdict})"
         )
     if arguments.json:

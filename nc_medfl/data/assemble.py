@@ -2,58 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from types import MappingProxyType
+from sys import intern
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nc_medfl.data import store as stores
+from nc_medfl.data.dates import shifted_date
 from nc_medfl.data.dicom.identifier import clean_identifier
 from nc_medfl.data.dicom.quarantine import REMEDIES, Outcome
 from nc_medfl.data.join import Join
-from nc_medfl.data.manifest import LABEL, RAW, keyed_hash
+from nc_medfl.data.manifest import LABEL, RAW, SPLITS, keyed_hash
+from nc_medfl.data.records import Records
+from nc_medfl.data.shards import Kept, rows_per_shard
 from nc_medfl.data.sources import SourceData
 from nc_medfl.data.sources.facts import facts_of_table
 from nc_medfl.data.splits import assign_splits
-from nc_medfl.data.store import Store
 from nc_medfl.data.tombstones import Withdrawn
 from nc_medfl.data.worker import Record
 from nc_medfl.errors import UserError
 from nc_medfl.labels import NO_FINDING, Vocabulary
 
 NOBODY = Withdrawn()
-#: Bytes of one shard: few files to map, and little memory to write one.
-_SHARD_BYTES = 2**27
+#: Manifest rows that are made at once: for what memory they take.
+_ROWS_A_PART = 8192
 
 
-@dataclass(frozen=True)
-class Kept:
-    """An image that goes into the store.
+class Judged(Records):
+    """Records with their final outcomes; where those are as the files themselves gave them, the records as they are.
 
-    Attributes:
-        record: what its file gave.
-        label: its position in the label table.
-        patient: the patient's identifier, in the clear.
-        sample_id: its keyed name.
+    Args:
+        records: of all files.
+        verdicts: what was found otherwise.
+        number_of: which of the verdicts on each file, 0 where none, ``[files]``.
     """
 
-    record: Record
-    label: int
-    patient: str
-    sample_id: str
+    def __init__(self, records: Sequence[Record], verdicts: Sequence[tuple[Outcome, str]], number_of: bytes) -> None:
+        self._records, self._verdicts, self._number_of = records, verdicts, number_of
 
+    def __len__(self) -> int:
+        return len(self._records)
 
-#: Outcomes of images that are fit for the store, but for others like them.
-_JUDGED_TOGETHER = ("ok", "duplicate_uid", "duplicate_pixels", "duplicate_image")
+    def at(self, index: int) -> Record:
+        """The record of a file, with its final outcome."""
+        record = self._records[index]
+        if not self._number_of[index]:
+            return record
+        outcome, detail = self._verdicts[self._number_of[index] - 1]
+        return replace(record, outcome=outcome, detail=detail)
 
 
 def judge(
     records: Sequence[Record], join: Join, source: SourceData, salt: bytes, withdrawn: Withdrawn = NOBODY
-) -> tuple[list[Record], list[Kept]]:
+) -> tuple[Judged, Kept]:
     """Judge images against the label table and each other.
 
     Args:
@@ -64,33 +72,74 @@ def judge(
         withdrawn: who must not come back.
 
     Returns:
-        All records with their final outcomes, and the kept images in the order of their keyed names.
+        All records with their final outcomes, and the kept images.
 
     Raises:
         UserError: if one label row is about several different images.
     """
-    final: list[Record] = []
-    kept: list[Kept] = []
+    verdicts: list[tuple[Outcome, str]] = []
+    number_of = bytearray(len(records))
+    positions, labels, samples = array("q"), array("q"), bytearray()
+    twins = _twins(records)
     seen = _Seen()
-    for record in records:
-        label = join.label_of.get(record.name)
-        patients = source.labels.patients
-        patient = record.identity.patient_id
-        if label is not None and patients is not None:
-            patient = clean_identifier(patients[label])
-        outcome, detail = _outcome(record, label, patient, seen)
-        if outcome in _JUDGED_TOGETHER and withdrawn.covers(salt, patient, record.source_sha256):
+    for position, record in enumerate(records):
+        label = int(join.label_at[position])
+        patient = patient_of(record, label, source)
+        # Most images resemble no other, and need not be remembered.
+        known = seen if twins[position] else _NOTHING_SEEN
+        outcome, detail = _outcome(record, label, patient, known)
+        if withdrawn.covers(salt, patient, record.source_sha256):
+            # Of rejected files too, which would come back to the lists.
             outcome, detail = "withdrawn", "the patient or the image was withdrawn"
-        same = (outcome, detail) == (record.outcome, record.detail)
-        final.append(record if same else replace(record, outcome=outcome, detail=detail))
-        if outcome == "withdrawn":
-            # The same pixels must not come back under another patient's name.
+        if (outcome, detail) != (record.outcome, record.detail):
+            if (outcome, detail) not in verdicts:
+                verdicts.append((outcome, detail))
+            number_of[position] = verdicts.index((outcome, detail)) + 1
+        # Withdrawn pixels must not come back under another patient's name.
+        if twins[position] and (outcome == "withdrawn" or (outcome == "ok" and label >= 0)):
             seen.add(record, patient)
-        if outcome == "ok" and label is not None:
-            seen.add(record, patient)
-            kept.append(Kept(record, label, patient, keyed_hash(salt, "sample", record.source_sha256)))
-    _one_image_a_row(kept, source)
-    return final, sorted(kept, key=lambda image: image.sample_id)
+        if outcome == "ok" and label >= 0:
+            positions.append(position)
+            labels.append(label)
+            samples += keyed_hash(salt, "sample", record.source_sha256).encode()
+    _one_image_a_row(labels, source)
+    names = np.frombuffer(samples, dtype="S32")
+    order = np.argsort(names, kind="stable")
+    kept = Kept(np.array(positions, dtype=np.int64)[order], np.array(labels, dtype=np.int64)[order], names[order])
+    return Judged(records, verdicts, bytes(number_of)), kept
+
+
+def patient_of(record: Record, label: int, source: SourceData) -> str:
+    """The patient's identifier, in the clear: as the label table has it, else as the file's header.
+
+    Args:
+        record: of the file.
+        label: position in the label table; -1 where it has no row.
+        source: the label table.
+    """
+    patients = source.labels.patients
+    return record.identity.patient_id if patients is None or label < 0 else clean_identifier(patients[label])
+
+
+def _twins(records: Sequence[Record]) -> npt.NDArray[np.bool_]:
+    """Whether an image may share its pixels or its UID with another, ``[files]``; never false where it does."""
+    pixels: npt.NDArray[np.int64] = np.zeros(len(records), dtype=np.int64)
+    uids = pixels.copy()
+    for position, record in enumerate(records):
+        if record.outcome == "ok":
+            pixels[position] = hash(record.pixel_sha256) or 1
+            uids[position] = hash(record.identity.sop_uid) if record.identity.sop_uid else 0
+    return _repeated(pixels) | _repeated(uids)
+
+
+def _repeated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which values, 0 left out, occur more than once."""
+    order = np.argsort(values)
+    equal = values[order][1:] == values[order][:-1]
+    found: npt.NDArray[np.bool_] = np.zeros(len(values), dtype=bool)
+    found[order[1:][equal]] = found[order[:-1][equal]] = True
+    found &= values != 0
+    return found
 
 
 class _Seen:
@@ -118,30 +167,34 @@ class _Seen:
         return "ok", record.detail
 
 
-def _outcome(record: Record, label: int | None, patient: str, seen: _Seen) -> tuple[Outcome, str]:
+_NOTHING_SEEN = _Seen()
+
+
+def _outcome(record: Record, label: int, patient: str, seen: _Seen) -> tuple[Outcome, str]:
     if record.outcome != "ok":
         return record.outcome, record.detail
-    if label is None:
+    if label < 0:
         return "no_label", "the label table has no row for it"
     if not patient:
         return "no_patient_id", "the patient's identifier is empty"
     return seen.judge(record, patient)
 
 
-def _one_image_a_row(kept: Sequence[Kept], source: SourceData) -> None:
+def _one_image_a_row(labels: Iterable[int], source: SourceData) -> None:
     seen: set[int] = set()
-    for image in kept if not source.match_accession else ():
-        if image.label in seen:
-            row = source.labels.rows[image.label] + 2
+    for label in labels if not source.match_accession else ():
+        if label in seen:
+            row = source.labels.rows[label] + 2
             raise UserError(
                 f"{source.table}: row {row} fits several different images, as its name stands in several folders or "
                 "with several extensions. Give paths relative to the images folder, or SOP Instance UIDs."
             )
-        seen.add(image.label)
+        seen.add(label)
 
 
-def manifest_of(
-    kept: Sequence[Kept],
+def manifest_parts(
+    kept: Kept,
+    records: Sequence[Record],
     source: SourceData,
     vocabulary: Vocabulary,
     *,
@@ -151,106 +204,65 @@ def manifest_of(
     seed: int,
     settings_hash: str,
     size: int,
+    shift_dates: bool = False,
+) -> Iterator[pd.DataFrame]:
+    """Manifest rows of the kept images, keyed, split, and with the place of their pixels, some thousand at a time."""
+    if source.splits:
+        splits = np.array([source.splits[source.labels.keys[label]] for label in kept.labels.tolist()])
+    else:
+        pairs = zip(kept.positions.tolist(), kept.labels.tolist(), strict=True)
+        whose = [intern(patient_of(records[position], label, source)) for position, label in pairs]
+        splits = assign_splits(whose, source.labels.labels[kept.labels], fractions, seed)
+        del whose
+    a_shard = rows_per_shard(size)
+    for start in range(0, max(1, len(kept)), _ROWS_A_PART):
+        part = slice(start, start + _ROWS_A_PART)
+        frame = _rows(kept, part, records, source, salt, shift_dates=shift_dates)
+        labels = kept.labels[part]
+        values = source.labels.labels[labels]
+        for column, name in enumerate(vocabulary.findings):
+            frame[f"{LABEL}{name}"] = values[:, column]
+        frame[f"{LABEL}{NO_FINDING}"] = source.labels.no_finding[labels]
+        for name, texts in source.labels.raw.items():
+            frame[f"{RAW}{name}"] = [texts[label] for label in labels.tolist()]
+        places = start + np.arange(len(labels))
+        yield frame.assign(
+            split=splits[part], shard=places // a_shard, row=places % a_shard, site=site, settings_hash=settings_hash
+        )
+
+
+def _rows(
+    kept: Kept, part: slice, records: Sequence[Record], source: SourceData, salt: bytes, *, shift_dates: bool
 ) -> pd.DataFrame:
-    """Manifest rows of the kept images, keyed, split, and with the place of their pixels."""
+    """Columns of what the files gave."""
     columns: dict[str, list[object]] = {}
-    for image in kept:
-        for name, value in _row(image, source, salt).items():
+    chosen = (kept.positions[part].tolist(), kept.labels[part].tolist(), kept.samples[part].tolist())
+    for position, label, sample in zip(*chosen, strict=True):
+        record = records[position]
+        patient = keyed_hash(salt, "patient", patient_of(record, label, source))
+        row = {"sample_id": sample.decode(), "patient_key": patient, **_facts(record, label, source, salt)}
+        if shift_dates:
+            row["study_date_shifted"] = shifted_date(salt, patient, record.identity.study_date)
+        for name, value in row.items():
             columns.setdefault(name, []).append(value)
     frame: pd.DataFrame = pd.DataFrame(columns)
-    del columns
-    positions = np.array([image.label for image in kept], dtype=np.int64)
-    labels = source.labels.labels[positions]
-    for column, name in enumerate(vocabulary.findings):
-        frame[f"{LABEL}{name}"] = labels[:, column]
-    frame[f"{LABEL}{NO_FINDING}"] = source.labels.no_finding[positions]
-    for name, texts in source.labels.raw.items():
-        frame[f"{RAW}{name}"] = [texts[position] for position in positions]
-    if source.splits:
-        frame["split"] = [source.splits[source.labels.keys[position]] for position in positions]
-    else:
-        frame["split"] = assign_splits([image.patient for image in kept], labels, fractions, seed)
-    a_shard = rows_per_shard(size)
-    frame["shard"] = np.arange(len(kept)) // a_shard
-    frame["row"] = np.arange(len(kept)) % a_shard
-    frame["site"] = site
-    frame["settings_hash"] = settings_hash
     return frame
 
 
-def _row(image: Kept, source: SourceData, salt: bytes) -> dict[str, object]:
-    record, identity = image.record, image.record.identity
-    facts = record.facts
+def _facts(record: Record, label: int, source: SourceData, salt: bytes) -> dict[str, object]:
+    facts, identity = record.facts, record.identity
     if facts is None:
         raise ValueError("a kept image has facts")
     if source.kind == "picture":
-        facts = facts_of_table(facts, source.extra.get(source.labels.keys[image.label], {}))
+        facts = facts_of_table(facts, source.extra.get(source.labels.keys[label], {}))
     study = identity.study_uid or identity.sop_uid or record.source_sha256
     return {
-        "sample_id": image.sample_id,
-        "patient_key": keyed_hash(salt, "patient", image.patient),
         "study_key": keyed_hash(salt, "study", study),
         "source_sha256": record.source_sha256,
         "pixel_sha256": record.pixel_sha256,
         "pad_box": record.pad_box,
         **{f.name: getattr(facts, f.name) for f in fields(facts)},
     }
-
-
-def rows_per_shard(size: int) -> int:
-    """Images of one shard."""
-    return max(1, _SHARD_BYTES // size**2)
-
-
-def write_shards(
-    folder: Path,
-    kept: Sequence[Kept],
-    chunks: Path,
-    size: int,
-    standing: Store | None = None,
-    places: Mapping[str, int] = MappingProxyType({}),
-) -> bool:
-    """Gather the kept images' pixels into shards, in order.
-
-    Args:
-        folder: the new state of the store.
-        kept: its images.
-        chunks: the folder with the chunks that the workers left.
-        size: side of the stored square.
-        standing: a store whose pixels may be used.
-        places: where in it the pixels of a file are, by the hash of the file; for images without a chunk.
-
-    Returns:
-        Whether there was anything to write: the shards of the standing store are left alone if they hold just this.
-    """
-    if standing is not None and _same_shards(kept, standing, places, size):
-        return False
-    a_shard = rows_per_shard(size)
-    for number, start in enumerate(range(0, len(kept), a_shard)):
-        part = kept[start : start + a_shard]
-        images: npt.NDArray[np.uint8] = np.empty((len(part), size, size), dtype=np.uint8)
-        names = np.array([image.record.chunk for image in part])
-        rows = np.array([image.record.row for image in part])
-        for name in np.unique(names):
-            here = np.flatnonzero(names == name)
-            if name:
-                images[here] = np.load(chunks / str(name), mmap_mode="r", allow_pickle=False)[rows[here]]
-            elif standing is not None:
-                images[here] = standing.images([places[part[at].record.source_sha256] for at in here.tolist()])
-        stores.write_shard(folder, number, images)
-    return True
-
-
-def _same_shards(kept: Sequence[Kept], standing: Store, places: Mapping[str, int], size: int) -> bool:
-    if len(kept) != len(standing) or any(image.record.chunk for image in kept):
-        return False
-    positions = np.array([places[image.record.source_sha256] for image in kept], dtype=np.int64)
-    a_shard = rows_per_shard(size)
-    expected = np.arange(len(kept))
-    shards, rows = (standing.manifest[name].to_numpy()[positions] for name in ("shard", "row"))
-    numbers = range(int(expected[-1]) // a_shard + 1)
-    lengths = sum(len(standing.shard(number)) for number in numbers)
-    return bool((shards == expected // a_shard).all() and (rows == expected % a_shard).all() and lengths == len(kept))
 
 
 def write_quarantine(store: Path, records: Sequence[Record]) -> None:
@@ -264,12 +276,13 @@ def write_quarantine(store: Path, records: Sequence[Record]) -> None:
     stores.write_atomic(store / stores.QUARANTINE, ("\n".join(lines) + "\n").encode())
 
 
-def positives_by_split(frame: pd.DataFrame, vocabulary: Vocabulary) -> Mapping[str, Mapping[str, int]]:
-    """Positives of each finding in each split."""
+def positives_by_split(table: pa.Table, vocabulary: Vocabulary) -> Mapping[str, Mapping[str, int]]:
+    """Positives of each finding in each split, of a table with the manifest's columns."""
+    splits = {split: pc.equal(table["split"], split) for split in SPLITS}
     return {
         name: {
-            split: int((frame.loc[frame["split"] == split, f"{LABEL}{name}"] == 1).sum())
-            for split in ("train", "val", "test")
+            split: int(pc.sum(pc.and_(here, pc.equal(table[f"{LABEL}{name}"], 1))).as_py() or 0)
+            for split, here in splits.items()
         }
         for name in vocabulary.findings
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import numpy as np
 from nc_medfl.data.index import Index, IndexHead
 from nc_medfl.data.manifest import SCHEMA_VERSION, keyed_hash
 from nc_medfl.data.private import FOLDER
+from nc_medfl.data.records import RecordBook
 from nc_medfl.data.settings import PrepareSettings
 from nc_medfl.data.sources import SourceData
-from nc_medfl.data.store import MANIFEST, Store
+from nc_medfl.data.store import MANIFEST, Store, hash_of_file, read_columns
 from nc_medfl.data.tombstones import TOMBSTONES
-from nc_medfl.data.worker import Record
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary
 
@@ -42,7 +42,7 @@ def _feed(digest: Any, content: Any) -> None:
         for key in sorted(content, key=str):
             _feed(digest, key)
             _feed(digest, content[key])
-    elif isinstance(content, (list, tuple)):
+    elif isinstance(content, (list, tuple, range)):
         digest.update(f"l{len(content)}".encode())
         for item in content:
             _feed(digest, item)
@@ -72,7 +72,7 @@ def head_of(
     about = {f.name: getattr(source, f.name) for f in fields(source) if f.name not in ("files", "labels", "table")}
     labels = fingerprint({"labels": source.labels, **about})
     label_map = source.label_map_hash
-    stones = _file_hash(settings.out / FOLDER / TOMBSTONES)
+    stones = hash_of_file(settings.out / FOLDER / TOMBSTONES)
     inputs = fingerprint(
         {
             "schema": SCHEMA_VERSION,
@@ -87,11 +87,6 @@ def head_of(
         }
     )
     return IndexHead(reading, inputs, labels, label_map, keyed_hash(salt, "salt", ""), "")
-
-
-def _file_hash(path: Path | str) -> str:
-    path = Path(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def refuse_changes(
@@ -144,9 +139,7 @@ def _said(value: Any) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def refuse_losses(
-    settings: PrepareSettings, standing: Store, index: Index, records: Iterable[Record], names: frozenset[str]
-) -> None:
+def refuse_losses(settings: PrepareSettings, standing: Store, index: Index, records: RecordBook) -> None:
     """Refuse to drop images because their files are gone: a share may be there by half.
 
     Args:
@@ -154,14 +147,15 @@ def refuse_losses(
         standing: the store that stands.
         index: its index.
         records: of all files that there are now.
-        names: of all files that there are now.
 
     Raises:
         UserError: with their number and the remedy.
     """
-    in_store = set(standing.manifest["source_sha256"].dropna())
-    gone = {r.source_sha256 for r in index.records.values() if r.name not in names and r.source_sha256 in in_store}
-    gone -= {record.source_sha256 for record in records}
+    gone = {r.source_sha256 for _, r in index.each() if r.outcome == "ok" and records.position(r.name) is None}
+    if gone:
+        in_store = read_columns(standing.folder, ["source_sha256"]).column(0)
+        gone &= set(in_store.to_pylist())
+        gone.difference_update(record.source_sha256 for record in records)
     if gone:
         raise UserError(
             f"{settings.images}: {len(gone)} of the {len(standing)} images in the store come from files that are gone. "
@@ -169,22 +163,20 @@ def refuse_losses(
         )
 
 
-def is_unchanged(
-    standing: Store, index: Index, head: IndexHead, current: Mapping[str, Record], names: frozenset[str]
-) -> bool:
+def is_unchanged(standing: Store, index: Index, head: IndexHead, records: RecordBook) -> bool:
     """Whether a run would give the store that stands: the same settings, labels and files, and nothing damaged.
 
     Args:
         standing: the store that stands.
         index: its index.
         head: of the run that is asked for.
-        current: records of files that need not be read again.
-        names: of all files that there are now.
+        records: of the files that there are now, where they need not be read again.
     """
     return (
         index.head.inputs == head.inputs
-        and index.records.keys() == current.keys() == names
-        and index.head.manifest == _file_hash(standing.folder / MANIFEST)
+        # A file that has changed since may have been read again already: its record is in the journal then.
+        and len(records) == records.known(index.path) == sum(1 for _ in index.each())
+        and index.head.manifest == hash_of_file(standing.folder / MANIFEST)
         and shards_are_whole(standing)
     )
 

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow.compute as pc
 
 from nc_medfl.data import store as stores
 from nc_medfl.data.assemble import (
-    Kept,
     judge,
-    manifest_of,
+    manifest_parts,
+    patient_of,
     positives_by_split,
     write_quarantine,
-    write_shards,
 )
-from nc_medfl.data.dates import shifted_date
 from nc_medfl.data.dicom.identifier import clean_identifier
 from nc_medfl.data.dicom.quarantine import OUTCOMES
 from nc_medfl.data.generation import begin_generation, swap_generation
 from nc_medfl.data.index import IndexHead, write_index
 from nc_medfl.data.join import Join, join_labels, joined_source
-from nc_medfl.data.manifest import keyed_hash, normalise
+from nc_medfl.data.manifest import LABEL, SPLITS, keyed_hash
 from nc_medfl.data.memory import give_back
 from nc_medfl.data.private import FOLDER, clear_work, write_private_table
 from nc_medfl.data.reading import Reading
 from nc_medfl.data.settings import PrepareSettings
+from nc_medfl.data.shards import Kept, Places, lacking_pixels, write_shards
 from nc_medfl.data.sourcelist import SOURCES
 from nc_medfl.data.sources import SourceData
 from nc_medfl.data.store import Store
@@ -125,18 +124,30 @@ def for_the_record(settings: PrepareSettings, source: SourceData) -> dict[str, A
 def join_of(source: SourceData, records: Sequence[Record]) -> Join:
     """Labels and images brought together.
 
+    Args:
+        source: labels, and the files.
+        records: of the files, in their order.
+
     Raises:
         UserError: if no label is about any image.
     """
+    keys = frozenset(source.labels.keys) if source.match_uid or source.match_accession else frozenset()
+    uids: dict[str, str] = {}
+    accessions: dict[str, str] = {}
+    for record in records if keys else ():
+        if record.identity.sop_uid in keys:
+            uids[record.name] = record.identity.sop_uid
+        if (accession := record.identity.accession.strip()) in keys:
+            accessions[record.name] = accession
     join = join_labels(
         source.labels.keys,
-        [record.name for record in records],
-        {record.name: record.identity.sop_uid for record in records},
-        accessions={r.name: r.identity.accession.strip() for r in records} if source.match_accession else None,
+        [file.name for file in source.files],
+        uids,
+        accessions=accessions if source.match_accession else None,
         match_name=source.match_name,
         match_uid=source.match_uid,
     )
-    if not join.label_of:
+    if not join.found_any:
         raise no_match(source)
     return join
 
@@ -155,29 +166,31 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
     Raises:
         UserError: if no image can be used or labels contradict each other; the store stands as it was then.
     """
-    settings, source = task.settings, task.source
-    places = _places(task.standing)
+    settings, source, records = task.settings, task.source, reading.records
+    places = Places(task.standing)
     withdrawn = withdrawn_keys(settings.out)
     while True:
-        records = reading.in_order()
         join = join_of(task.source, records)
         give_back()
         source = joined_source(task.source, join)
         final, kept = judge(records, join, source, task.salt, withdrawn)
         # An image that was left out before, and is now wanted, has no pixels in the store.
-        lacking = frozenset(
-            image.record.name for image in kept if not image.record.chunk and image.record.source_sha256 not in places
-        )
+        lacking = lacking_pixels(kept, records, places)
         if not lacking:
             break
         reading.read_again(lacking)
     task = replace(task, source=source)
     counts = counts_of(final)
-    if not kept:
+    if not len(kept):
         raise _nothing_usable(task, final, join, counts)
     fresh = begin_generation(settings.out)
-    frame = manifest_of(
+    write_shards(fresh, kept, records, reading.journal.folder, settings.size, task.standing, places)
+    write_quarantine(fresh, final)
+    write_lists(fresh / FOLDER, task, final, kept, join)
+    give_back()
+    rows = manifest_parts(
         kept,
+        records,
         source,
         task.vocabulary,
         salt=task.salt,
@@ -186,20 +199,11 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
         seed=settings.seed,
         settings_hash=task.settings_hash,
         size=settings.size,
+        shift_dates=settings.shift_dates,
     )
-    if settings.shift_dates:
-        frame["study_date_shifted"] = [
-            shifted_date(task.salt, keyed_hash(task.salt, "patient", image.patient), image.record.identity.study_date)
-            for image in kept
-        ]
-    frame = normalise(frame, task.vocabulary.findings)
-    give_back()
-    write_shards(fresh, kept, reading.journal.folder, settings.size, task.standing, places)
-    write_quarantine(fresh, final)
-    write_lists(fresh / FOLDER, task, final, kept, join)
     stores.describe_store(
         fresh,
-        frame,
+        rows,
         task.vocabulary,
         size=settings.size,
         settings=for_the_record(settings, source),
@@ -208,26 +212,28 @@ def finish(task: Task, reading: Reading) -> PrepareSummary:
         labels=label_counts(source, counts, join),
     )
     give_back()
-    digest = hashlib.sha256((fresh / stores.MANIFEST).read_bytes()).hexdigest()
-    write_index(fresh / FOLDER, replace(task.head, manifest=digest), records)
-    reading.journal.close()
+    summary = summarise(task, fresh, counts, join, reading.resumed)
+    give_back()
+    write_index(fresh / FOLDER, replace(task.head, manifest=stores.hash_of_file(fresh / stores.MANIFEST)), records)
+    reading.close()
     swap_generation(settings.out)
     clear_work(settings.out)
-    return summarise(task, frame, counts, join, reading.resumed)
+    return summary
 
 
 def summarise(
-    task: Task, frame: pd.DataFrame, counts: Mapping[str, int], join: Join, resumed: int, *, unchanged: bool = False
+    task: Task, store: Path, counts: Mapping[str, int], join: Join, resumed: int, *, unchanged: bool = False
 ) -> PrepareSummary:
-    """The numbers of a complete store."""
-    splits = frame["split"].value_counts()
+    """The numbers of a complete store, which lies in ``store`` still or already."""
+    labels = [f"{LABEL}{name}" for name in task.vocabulary.findings]
+    table = stores.read_columns(store, ["patient_key", "split", *labels])
     return PrepareSummary(
         store=task.settings.out,
-        images=len(frame),
-        patients=int(frame["patient_key"].nunique()),
+        images=table.num_rows,
+        patients=int(pc.count_distinct(table["patient_key"]).as_py()),
         counts=dict(counts),
-        splits={split: int(splits.get(split, 0)) for split in ("train", "val", "test")},
-        positives=positives_by_split(frame, task.vocabulary),
+        splits={split: int(pc.sum(pc.equal(table["split"], split)).as_py() or 0) for split in SPLITS},
+        positives=positives_by_split(table, task.vocabulary),
         labels_without_image=len(join.unmatched),
         resumed=resumed,
         warnings=_warnings(task.source, counts, join),
@@ -236,17 +242,10 @@ def summarise(
     )
 
 
-def counts_of(final: Sequence[Record]) -> dict[str, int]:
+def counts_of(final: Iterable[Record]) -> dict[str, int]:
     """Files by outcome, in the order of the closed list."""
     counted = Counter(record.outcome for record in final)
     return {outcome: counted[outcome] for outcome in OUTCOMES if counted[outcome]}
-
-
-def _places(standing: Store | None) -> dict[str, int]:
-    """Where in the standing store the pixels of a file are: hash of the file to position of the row."""
-    if standing is None:
-        return {}
-    return {str(digest): position for position, digest in enumerate(standing.manifest["source_sha256"].fillna(""))}
 
 
 def _nothing_usable(task: Task, final: Sequence[Record], join: Join, counts: Mapping[str, int]) -> UserError:
@@ -256,7 +255,7 @@ def _nothing_usable(task: Task, final: Sequence[Record], join: Join, counts: Map
     if not older:
         fresh = begin_generation(out)
         write_quarantine(fresh, final)
-        write_lists(fresh / FOLDER, task, final, [], join)
+        write_lists(fresh / FOLDER, task, final, None, join)
         swap_generation(out)
     listed = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
     why = (
@@ -267,29 +266,28 @@ def _nothing_usable(task: Task, final: Sequence[Record], join: Join, counts: Map
     return UserError(f"{task.settings.images}: no image can be used ({listed}). {why}")
 
 
-def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Sequence[Kept], join: Join) -> None:
+def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Kept | None, join: Join) -> None:
     """The way back: which file and which original UIDs each sample is of, and the labels that found no image.
 
     Args:
         folder: ``site_private`` of the new state.
         task: the preparation.
         final: all files as they were judged.
-        kept: the images of the store.
+        kept: the images of the store, if there are any.
         join: of images and labels.
     """
     source = task.source
-    sample_of = {image.record.name: image.sample_id for image in kept}
-    patients = source.labels.patients
+    samples = np.zeros(len(final), dtype="S32")
+    if kept is not None:
+        samples[kept.positions] = kept.samples
 
     def rows() -> Iterator[tuple[str, ...]]:
-        for file, record in zip(source.files, final, strict=True):
+        for position, (file, record) in enumerate(zip(source.files, final, strict=True)):
             if record.outcome == "withdrawn":
                 continue
-            label = join.label_of.get(record.name)
-            own = patients[label] if patients is not None and label is not None else record.identity.patient_id
-            patient = clean_identifier(own)
+            patient = clean_identifier(patient_of(record, int(join.label_at[position]), source))
             yield (
-                *(sample_of.get(record.name, ""), record.outcome, record.detail, str(file.path), file.member),
+                *(samples[position].decode(), record.outcome, record.detail, str(file.path), file.member),
                 *(record.identity.study_uid, record.identity.sop_uid, record.source_sha256),
                 keyed_hash(task.salt, "patient", patient) if patient else "",
             )

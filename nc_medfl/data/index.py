@@ -7,20 +7,17 @@ pixels are then taken from the store itself. Work is only reused where the setti
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nc_medfl.data.private import FOLDER, open_private
-from nc_medfl.data.radiograph import Facts, Identity
+from nc_medfl.data.records import FACTS, FIELDS, IDENTITY, line_of, records_in
 from nc_medfl.data.worker import Record
 
 INDEX = "index.jsonl"
 _FORMAT = 1
-_FIELDS = [f.name for f in fields(Record)]
-_FACTS = [f.name for f in fields(Facts)]
-_IDENTITY = [f.name for f in fields(Identity)]
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,21 @@ class IndexHead:
 
 @dataclass(frozen=True)
 class Index:
-    """An index as it was read: its head, and the records by file name."""
+    """An index as it was found.
+
+    Attributes:
+        head: what the store was made of.
+        path: where it lies.
+        start: where in it the first record begins.
+    """
 
     head: IndexHead
-    records: Mapping[str, Record]
+    path: Path
+    start: int
+
+    def each(self) -> Iterator[tuple[int, Record]]:
+        """Where each record begins, and the record; one is in memory at a time."""
+        return records_in(self.path, self.start)
 
 
 def write_index(folder: Path, head: IndexHead, records: Iterable[Record]) -> None:
@@ -60,10 +68,10 @@ def write_index(folder: Path, head: IndexHead, records: Iterable[Record]) -> Non
         head: what the store was made of.
         records: of all files as they were read (not as they were judged), in the order of their names.
     """
-    columns = {"fields": _FIELDS, "facts": _FACTS, "identity": _IDENTITY}
+    columns = {"fields": FIELDS, "facts": FACTS, "identity": IDENTITY}
     with open_private(folder / INDEX) as stream:
         stream.write(_line({"format": _FORMAT, **asdict(head), **columns}))
-        stream.writelines(_line(_packed(replace(record, chunk="", row=-1))) for record in records)
+        stream.writelines(line_of(replace(record, chunk="", row=-1)) for record in records)
 
 
 def read_index(store: Path) -> Index | None:
@@ -71,39 +79,17 @@ def read_index(store: Path) -> Index | None:
     path = store / FOLDER / INDEX
     if not path.is_file():
         return None
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        try:
-            first = json.loads(stream.readline())
-            if [first.pop(key) for key in ("format", "fields", "facts", "identity")] != [
-                *(_FORMAT, _FIELDS, _FACTS, _IDENTITY)
-            ]:
-                return None
-            head = IndexHead(**first)
-        except (ValueError, TypeError, KeyError, AttributeError):
+    with path.open("rb") as stream:
+        line = stream.readline()
+    try:
+        first = json.loads(line)
+        if [first.pop(key) for key in ("format", "fields", "facts", "identity")] != [_FORMAT, FIELDS, FACTS, IDENTITY]:
             return None
-        return Index(head, {record.name: record for record in _unpacked(stream)})
+        head = IndexHead(**first)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return Index(head, path, len(line))
 
 
 def _line(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode() + b"\n"
-
-
-def _packed(record: Record) -> list[Any]:
-    facts = None if record.facts is None else [getattr(record.facts, name) for name in _FACTS]
-    identity = [getattr(record.identity, name) for name in _IDENTITY]
-    nested = {"facts": facts, "identity": identity if any(identity) else None}
-    return [nested[name] if name in nested else getattr(record, name) for name in _FIELDS]
-
-
-def _unpacked(lines: Iterable[str]) -> Iterator[Record]:
-    facts_at, identity_at = _FIELDS.index("facts"), _FIELDS.index("identity")
-    for line in lines:
-        try:
-            values = json.loads(line)
-            facts, identity = values[facts_at], values[identity_at]
-            values[facts_at] = None if facts is None else Facts(*facts)
-            values[identity_at] = Identity() if identity is None else Identity(*identity)
-            yield Record(*values).slim()
-        except (ValueError, TypeError, KeyError, IndexError):
-            # A damaged line costs reading that file again.
-            continue

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
+from array import array
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePosixPath
 
+import numpy as np
+import numpy.typing as npt
+
 from nc_medfl.data.sources.base import SourceData
 
-_NONE: list[str] = []
+_NONE: list[int] = []
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii"})
 
 
@@ -28,19 +33,34 @@ class Closeness(IntEnum):
     IMAGE_IS_TAIL = 3
 
 
+Positions = npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class Join:
     """Result of :func:`join_labels`.
 
     Attributes:
-        label_of: image name to position in the label table.
+        names: of the images.
+        label_at: position in the label table of each image's row, -1 where it has none, ``[N]``.
         unmatched: positions in the label table without an image.
         rivals: pairs of positions that are about one image and fit it equally well; the first of them has it.
     """
 
-    label_of: dict[str, int]
+    names: Sequence[str]
+    label_at: Positions
     unmatched: tuple[int, ...]
     rivals: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def label_of(self) -> dict[str, int]:
+        """Image name to position in the label table."""
+        return {self.names[image]: int(self.label_at[image]) for image in np.flatnonzero(self.label_at >= 0).tolist()}
+
+    @property
+    def found_any(self) -> bool:
+        """Whether any label is about any image."""
+        return bool((self.label_at >= 0).any())
 
 
 def join_labels(
@@ -60,34 +80,48 @@ def join_labels(
     Args:
         keys: image keys of the label table.
         names: relative paths of the images, with ``/``.
-        uids: image name to SOP Instance UID, where known.
+        uids: image name to SOP Instance UID, where known; those that are no key may be left out.
         accessions: image name to accession number, where keys are such; all images of one get its row.
         match_name: whether keys may be file names.
         match_uid: whether keys may be SOP Instance UIDs.
     """
     index = _Index(names if match_name else ())
-    by_uid: dict[str, list[str]] = defaultdict(list)
-    for identifiers, wanted in ((uids, match_uid), (accessions or {}, True)):
-        for name, identifier in identifiers.items():
-            if identifier and wanted:
-                by_uid[identifier].append(name)
-    claims: dict[str, tuple[Closeness, int]] = {}
+    by_identifier = _by_identifier(names, uids if match_uid else {}, accessions or {})
+    closeness = np.zeros(len(keys), dtype=np.int8)
+    found = array("i")
+    where = array("q", [0])
+    for position, key in enumerate(keys):
+        close, images = index.look_up(_plain(key)) or (Closeness.SAME, by_identifier.get(key, _NONE))
+        closeness[position] = close
+        found.extend(images)
+        where.append(len(found))
+    del index, by_identifier
+    holder: Positions = np.full(len(names), -1, dtype=np.int32)
+    rank = np.zeros(len(names), dtype=np.int8)
     rivals: list[tuple[int, int]] = []
-    served: set[int] = set()
-    found = [index.look_up(_plain(key)) or (Closeness.SAME, by_uid.get(key, _NONE)) for key in keys]
-    del index, by_uid
+    served = np.zeros(len(keys), dtype=bool)
     # Closest first, in the table's order among equals.
-    for position in sorted(range(len(keys)), key=lambda p: found[p][0]):
-        closeness, images = found[position]
-        for name in images:
-            rank, holder = claims.setdefault(name, (closeness, position))
-            if holder == position:
-                served.add(position)
-            elif rank == closeness:
-                served.add(position)
-                rivals.append((holder, position))
-    unmatched = tuple(position for position in range(len(keys)) if position not in served)
-    return Join({name: position for name, (_, position) in claims.items()}, unmatched, tuple(rivals))
+    for position in np.argsort(closeness, kind="stable").tolist():
+        for image in found[where[position] : where[position + 1]]:
+            if holder[image] < 0:
+                holder[image], rank[image] = position, closeness[position]
+            if holder[image] == position:
+                served[position] = True
+            elif rank[image] == closeness[position]:
+                served[position] = True
+                rivals.append((int(holder[image]), position))
+    return Join(names, holder, tuple(np.flatnonzero(~served).tolist()), tuple(rivals))
+
+
+def _by_identifier(names: Sequence[str], *identifiers: Mapping[str, str]) -> dict[str, list[int]]:
+    """Positions of images by what their headers call them."""
+    at = {name: position for position, name in enumerate(names)} if any(identifiers) else {}
+    found: dict[str, list[int]] = defaultdict(list)
+    for identifier_of in identifiers:
+        for name, identifier in identifier_of.items():
+            if identifier:
+                found[identifier].append(at[name])
+    return found
 
 
 def joined_source(source: SourceData, join: Join) -> SourceData:
@@ -106,53 +140,60 @@ def joined_source(source: SourceData, join: Join) -> SourceData:
 
 
 class _Forms:
-    """Images by a form of their name. Most forms are of one image, which then stands without a list around it."""
+    """Images by a form of their name: a hash of each in order, since the forms themselves would fill the memory.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._at: dict[str, int | list[int]] = {}
+    Args:
+        names: of the images.
+        forms: the forms of a name.
+    """
 
-    def add(self, form: str, position: int) -> None:
-        before = self._at.setdefault(form, position)
-        if isinstance(before, list):
-            before.append(position)
-        elif before != position:
-            self._at[form] = [before, position]
+    def __init__(self, names: Sequence[str], forms: Callable[[str], Iterable[str]]) -> None:
+        self._names, self._forms = names, forms
+        hashes, images = array("q"), array("i")
+        for image, name in enumerate(names):
+            for form in forms(_plain(name)):
+                hashes.append(hash(form))
+                images.append(image)
+        values = np.array(hashes, dtype=np.int64)
+        order = np.argsort(values, kind="stable")
+        self._hashes = array("q", values[order].tobytes())
+        self._images = array("i", np.array(images, dtype=np.int32)[order].tobytes())
 
-    def __contains__(self, form: str) -> bool:
-        return form in self._at
-
-    def __getitem__(self, form: str) -> list[str]:
-        at = self._at[form]
-        return [self._names[position] for position in (at if isinstance(at, list) else (at,))]
+    def get(self, form: str) -> list[int]:
+        """Images of that form, in their order."""
+        wanted = hash(form)
+        at = bisect_left(self._hashes, wanted)
+        found: list[int] = []
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            image = self._images[at]
+            if image not in found[-1:] and form in self._forms(_plain(self._names[image])):
+                found.append(image)
+            at += 1
+        return found
 
 
 class _Index:
     """Images by their path and by every end of it, each with and without extension."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._paths, self._stems, self._tails, self._tail_stems = (_Forms(names) for _ in range(4))
-        for position, name in enumerate(names):
-            plain = _plain(name)
-            self._paths.add(plain, position)
-            self._stems.add(_stem(plain), position)
-            for tail in _tails(plain):
-                self._tails.add(tail, position)
-                self._tail_stems.add(_stem(tail), position)
+        self._paths = _Forms(names, lambda path: (path,))
+        self._stems = _Forms(names, lambda path: (_stem(path),))
+        self._tails = _Forms(names, _tails)
+        self._tail_stems = _Forms(names, lambda path: [_stem(tail) for tail in _tails(path)])
 
-    def look_up(self, key: str) -> tuple[Closeness, list[str]] | None:
+    def look_up(self, key: str) -> tuple[Closeness, list[int]] | None:
         """The images that fit a key best, and how well."""
         whole = self._same(key)
         if whole is not None:
             return whole
         stem = _stem(key)
         for table, form in ((self._tails, key), (self._tail_stems, key), (self._tails, stem), (self._tail_stems, stem)):
-            if form in table:
-                return Closeness.KEY_IS_TAIL, table[form]
+            if images := table.get(form):
+                return Closeness.KEY_IS_TAIL, images
         ends = (self._same(tail) for tail in _tails(key))
         return next(((Closeness.IMAGE_IS_TAIL, end[1]) for end in ends if end is not None), None)
 
-    def _same(self, key: str) -> tuple[Closeness, list[str]] | None:
+    def _same(self, key: str) -> tuple[Closeness, list[int]] | None:
         stem = _stem(key)
         attempts = (
             (self._paths, key, Closeness.SAME),
@@ -160,7 +201,8 @@ class _Index:
             (self._paths, stem, Closeness.SAME),
             (self._stems, stem, Closeness.SAME_BUT_EXTENSION),
         )
-        return next(((closeness, table[form]) for table, form, closeness in attempts if form in table), None)
+        found = ((closeness, table.get(form)) for table, form, closeness in attempts)
+        return next(((closeness, images) for closeness, images in found if images), None)
 
 
 def _plain(path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,36 +76,58 @@ def label_columns(findings: Sequence[str]) -> list[str]:
     return [f"{LABEL}{name}" for name in (*findings, NO_FINDING)]
 
 
-def normalise(frame: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
+def normalise(
+    frame: pd.DataFrame, findings: Sequence[str], wanted: Callable[[str], bool] | None = None
+) -> pd.DataFrame:
     """Put columns in the manifest's order and types, filling those that are absent with nulls.
+
+    Args:
+        frame: manifest rows.
+        findings: of the label columns.
+        wanted: which columns there are to be; all if None.
 
     Raises:
         UserError: if ``sample_id``, ``patient_key``, ``shard`` or ``row`` is missing or a label is not 0, 1 or null.
     """
-    missing = [c for c in ("sample_id", "patient_key", "shard", "row") if c not in frame]
+    chosen = wanted or _any
+    missing = [c for c in ("sample_id", "patient_key", "shard", "row") if chosen(c) and c not in frame]
     if missing:
         raise UserError(f"manifest: no column {', '.join(missing)}. Prepare the store again.")
     out = pd.DataFrame(index=frame.index)
     asked_for = {name: dtype for name, dtype in OPTIONAL_COLUMNS.items() if name in frame}
     for name, dtype in {**COLUMNS, **asked_for}.items():
-        values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index, dtype="object")
-        if dtype.startswith("int"):
-            values = pd.to_numeric(values, errors="raise").fillna(-1)
-        elif dtype.startswith("float"):
-            values = pd.to_numeric(values, errors="coerce")
-        out[name] = values.astype(np.dtype(dtype) if dtype[0] in "if" else pd.api.types.pandas_dtype(dtype))
-    for column in label_columns(findings):
-        values = frame[column] if column in frame else pd.Series(np.nan, index=frame.index)
-        numbers = pd.to_numeric(values, errors="coerce").astype("float32")
-        wrong = numbers.notna() & ~numbers.isin([0.0, 1.0])
-        if wrong.any():
-            raise UserError(f"manifest: column {column} holds {numbers[wrong].iloc[0]:g}; a label is 0, 1 or empty.")
-        out[column] = numbers
+        if chosen(name):
+            values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index, dtype="object")
+            out[name] = _typed(values, dtype)
+    for column in filter(chosen, label_columns(findings)):
+        out[column] = _checked_labels(
+            frame[column] if column in frame else pd.Series(np.nan, index=frame.index), column
+        )
     for column in frame.columns:
-        if column.startswith(RAW):
+        if column.startswith(RAW) and chosen(column):
             out[column] = frame[column].astype("string")
     table: pd.DataFrame = out.reset_index(drop=True)
     return table
+
+
+def _any(_column: str) -> bool:
+    return True
+
+
+def _typed(values: pd.Series, dtype: str) -> pd.Series:
+    if dtype.startswith("int"):
+        values = pd.to_numeric(values, errors="raise").fillna(-1)
+    elif dtype.startswith("float"):
+        values = pd.to_numeric(values, errors="coerce")
+    return values.astype(np.dtype(dtype) if dtype[0] in "if" else pd.api.types.pandas_dtype(dtype))
+
+
+def _checked_labels(values: pd.Series, column: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce").astype("float32")
+    wrong = numbers.notna() & ~numbers.isin([0.0, 1.0])
+    if wrong.any():
+        raise UserError(f"manifest: column {column} holds {numbers[wrong].iloc[0]:g}; a label is 0, 1 or empty.")
+    return numbers
 
 
 def label_matrix(frame: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -113,9 +135,3 @@ def label_matrix(frame: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np
     columns = [f"{LABEL}{name}" for name in findings]
     matrix: npt.NDArray[np.float32] = frame[columns].to_numpy(dtype=np.float32, na_value=np.nan)
     return matrix
-
-
-def findings_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The findings a manifest holds labels for, in its order, without ``No Finding``."""
-    names = (c[len(LABEL) :] for c in frame.columns if c.startswith(LABEL))
-    return tuple(name for name in names if name != NO_FINDING)

@@ -9,10 +9,10 @@ from pathlib import Path
 from nc_medfl.data.export import export_nifti, export_png
 from nc_medfl.data.lock import store_lock
 from nc_medfl.data.private import load_salt
-from nc_medfl.data.quality import write_quality
+from nc_medfl.data.quality import quality_needs, write_quality
 from nc_medfl.data.review import write_review
 from nc_medfl.data.sources import SOURCES
-from nc_medfl.data.store import Store
+from nc_medfl.data.store import Store, open_store
 from nc_medfl.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -55,11 +55,11 @@ class Outputs:
             raise UserError(f"--write dicom: the images of --source {source} are no DICOM files. Use png or nifti.")
 
 
-def write_outputs(store: Store, wanted: Outputs, progress: Progress | None = None) -> list[Path]:
+def write_outputs(folder: Path, wanted: Outputs, progress: Progress | None = None) -> list[Path]:
     """Make the pages and copies of a store; each step can be repeated, and goes on where it was stopped.
 
     Args:
-        store: finished; not held by its lock.
+        folder: of the store, finished; not held by its lock.
         wanted: what to make.
         progress: called with (images done, images in all) of each step in turn.
 
@@ -69,11 +69,14 @@ def write_outputs(store: Store, wanted: Outputs, progress: Progress | None = Non
     Raises:
         UserError: if something can't be written, or doesn't read back.
     """
-    with store_lock(store.folder):
+    with store_lock(folder):
+        # The pages need half of the manifest.
+        store = open_store(folder, quality_needs)
         made = [write_quality(store, thumbnails=wanted.thumbnails, progress=progress)[0]]
         if wanted.review:
             made.append(write_review(store, wanted.review, wanted.seed, progress))
-        made += _copies(store, wanted, progress)
+        if wanted.write:
+            made += _copies(open_store(folder), wanted, progress)
     return made
 
 

@@ -81,7 +81,7 @@ class Picture:
             inside[:] = np.rint(np.interp(small, levels, self.table) * 255.0)
         else:
             grey = np.rint(_by_value(self.table, self.first) * 255.0).astype(np.uint8)
-            inside[:] = grey[shrink(stored, height, width)]
+            inside[:] = np.take(grey, shrink(stored, height, width), mode="wrap")
         return square, box
 
     def _linear_part(self) -> tuple[int, int] | None:

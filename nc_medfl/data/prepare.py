@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from nc_medfl.data import store as stores
 from nc_medfl.data.changes import head_of, is_unchanged, refuse_changes, refuse_losses, shards_are_whole
 from nc_medfl.data.engine import Engine, ProcessEngine
@@ -93,19 +96,21 @@ def _prepare(
     try:
         with _engine(settings, journal) as engine:
             reading = Reading(source, settings.size, journal, engine, progress, settings.jpeg2000_reduce)
-            known = [index.records] if index is not None and index.head.reading == reading_hash else []
-            reading.resume([*known, journal.load()])
-            names = frozenset(file.name for file in source.files)
-            if whole is not None and index is not None and is_unchanged(whole, index, head, reading.records, names):
-                return _leave(task, whole, reading)
-            give_back()
-            reading.read_rest()
-            if standing is not None and index is not None and not settings.replace:
-                refuse_losses(settings, standing, index, reading.records.values(), names)
-            summary = finish(task, reading)
+            try:
+                reading.resume(index if index is not None and index.head.reading == reading_hash else None)
+                if whole is not None and index is not None and is_unchanged(whole, index, head, reading.records):
+                    return _leave(task, whole, reading)
+                give_back()
+                reading.read_rest()
+                if standing is not None and index is not None and not settings.replace:
+                    refuse_losses(settings, standing, index, reading.records)
+                before = _Splits(standing)
+                summary = finish(task, reading)
+            finally:
+                reading.close()
     finally:
         journal.close()
-    return replace(summary, warnings=(*summary.warnings, *_remarks(standing, index, task)))
+    return replace(summary, warnings=(*summary.warnings, *_remarks(standing, index, task, before)))
 
 
 @contextmanager
@@ -140,7 +145,7 @@ def _standing(settings: PrepareSettings) -> Store | None:
     if not all((out / name).is_file() for name in (stores.MANIFEST, stores.INFO)):
         return None
     try:
-        return open_store(out)
+        return open_store(out, wanted=lambda column: column in ("shard", "row"))
     except UserError:
         try:
             newer = int(json.loads((out / stores.INFO).read_text(encoding="utf-8"))["schema_version"]) > SCHEMA_VERSION
@@ -155,12 +160,36 @@ def _leave(task: Task, standing: Store, reading: Reading) -> PrepareSummary:
     """Nothing has changed: the store stands as it is."""
     clear_work(task.settings.out)
     counts = {str(outcome): int(count) for outcome, count in dict(standing.info.get("counts") or {}).items()}
-    join = join_of(task.source, reading.in_order())
+    join = join_of(task.source, reading.records)
     task = replace(task, source=joined_source(task.source, join))
-    return summarise(task, standing.manifest, counts, join, reading.resumed, unchanged=True)
+    give_back()
+    return summarise(task, standing.folder, counts, join, reading.resumed, unchanged=True)
 
 
-def _remarks(standing: Store | None, index: Index | None, task: Task) -> tuple[str, ...]:
+class _Splits:
+    """Which split each image of a store is in.
+
+    Args:
+        store: the store, read at once; None: one without images.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        names: list[str] = [] if store is None else pq.read_schema(store.folder / stores.MANIFEST).names
+        columns = ["sample_id", "split"] if {"sample_id", "split"} <= set(names) else []
+        table = None if store is None or not columns else stores.read_columns(store.folder, columns)
+        samples, splits = ([], []) if table is None else (column.to_pylist() for column in table.columns)
+        self._samples = np.array([(sample or "").encode() for sample in samples], dtype="S32")
+        order = np.argsort(self._samples, kind="stable")
+        self._samples = self._samples[order]
+        self._splits = np.array([(split or "").encode() for split in splits], dtype="S5")[order]
+
+    def moved(self, new: _Splits) -> int:
+        """How many of the images that another state of the store has too are in another split there."""
+        _, here, there = np.intersect1d(self._samples, new._samples, assume_unique=True, return_indices=True)
+        return int((self._splits[here] != new._splits[there]).sum())
+
+
+def _remarks(standing: Store | None, index: Index | None, task: Task, before: _Splits) -> tuple[str, ...]:
     """What a person should know who has used the store as it was."""
     if standing is None:
         return ()
@@ -169,16 +198,12 @@ def _remarks(standing: Store | None, index: Index | None, task: Task) -> tuple[s
         remarks.append(
             f"{task.source.table} says other than when the store was first made; its labels are in force now."
         )
-    before = dict((standing.info.get("settings") or {}).get("versions") or {})
+    old = dict((standing.info.get("settings") or {}).get("versions") or {})
     now = for_the_record(task.settings, task.source)["versions"]
-    changed = [
-        f"{name} {before[name]}, now {now[name]}" for name in now if name in before and before[name] != now[name]
-    ]
+    changed = [f"{name} {old[name]}, now {now[name]}" for name in now if name in old and old[name] != now[name]]
     if changed and task.standing is not None:
         remarks.append(f"Some images were read with {', '.join(changed)}; with another --out all are read alike.")
-    old = dict(zip(standing.manifest["sample_id"], standing.manifest["split"], strict=True))
-    new = open_store(task.settings.out).manifest
-    moved = sum(old.get(s, split) != split for s, split in zip(new["sample_id"], new["split"], strict=True))
+    moved = before.moved(_Splits(open_store(task.settings.out, wanted=lambda column: column in ("shard", "row"))))
     if moved:
         remarks.append(f"{moved} images changed between train, val and test: do not go on with a model trained before.")
     return tuple(remarks)
@@ -202,5 +227,5 @@ def _check_names(source: SourceData) -> None:
     """End before an hour of reading if no label can be about any image."""
     by_name = join_labels(source.labels.keys, [f.name for f in source.files], {}, match_name=source.match_name)
     by_uid = source.match_uid and any(_UID.fullmatch(key) for key in source.labels.keys)
-    if not by_name.label_of and not by_uid and not source.match_accession:
+    if not by_name.found_any and not by_uid and not source.match_accession:
         raise no_match(source)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
 from nc_medfl.data.private import FOLDER, private_folder, write_private
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
+from nc_medfl.pages import environment
 
 REVIEW = "review.html"
 
@@ -58,7 +58,7 @@ def write_review(store: Store, count: int = 100, seed: int = 0, progress: Progre
         if progress:
             progress(done, len(chosen))
     page = (
-        environment()
+        environment("nc_medfl.data")
         .get_template("review.html.j2")
         .render(cards=cards, total=len(store), seed=seed, size=store.size, folder=FOLDER)
     )
@@ -99,14 +99,3 @@ def data_url(picture: npt.NDArray[np.uint8]) -> str:
     if not fine:
         raise UserError("an image can't be written as PNG. Reinstall opencv-python-headless.")
     return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()
-
-
-def environment() -> jinja2.Environment:
-    """Templates of this package's pages."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("nc_medfl.data"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -50,7 +50,9 @@ def assign_splits(
         raise ValueError("fractions must be three numbers of 0 or more that add up to 1")
     if not len(patient_ids):
         return np.array([], dtype="<U5")
-    patients, of_image = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+    # Not an array of texts, which takes four bytes a character of the longest for each.
+    patients = {patient: number for number, patient in enumerate(sorted(set(patient_ids)))}
+    of_image = np.fromiter((patients[patient] for patient in patient_ids), np.int64, len(patient_ids))
     images = np.bincount(of_image, minlength=len(patients)).astype(np.int64)
     positives = np.zeros((len(patients), labels.shape[1]), dtype=np.int64)
     np.add.at(positives, of_image, (labels == 1).astype(np.int64))

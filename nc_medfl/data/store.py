@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nc_medfl.data import manifest as manifests
-from nc_medfl.data.arrays import write_array
+from nc_medfl.data.arrays import write_array, write_header
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary
 
@@ -29,6 +29,10 @@ MANIFEST = "manifest.parquet"
 INFO = "prepare.json"
 QUARANTINE = "quarantine.csv"
 SHARDS = "shards"
+#: Manifest rows that are written at once: for what memory they take.
+ROW_GROUP = 2**15
+#: Bytes of a shard that are looked at before it is mapped anew: pages that were touched count as memory.
+_MAPPED = 2**23
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -64,6 +68,38 @@ def write_shard(folder: Path, number: int, images: npt.NDArray[np.uint8]) -> Pat
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
         write_array(stream, images)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    return path
+
+
+def write_shard_rows(
+    folder: Path,
+    number: int,
+    shape: tuple[int, int, int],
+    parts: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]],
+) -> Path:
+    """As :func:`write_shard`, with the images coming in parts and in any order; no more than a part is in memory.
+
+    Args:
+        folder: the store.
+        number: of the shard.
+        shape: of the whole shard, ``[N, size, size]``.
+        parts: rows of the shard, and their images; every row once.
+    """
+    path = shard_path(folder, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    a_row = shape[1] * shape[2]
+    with temporary.open("wb") as stream:
+        write_header(stream, shape)
+        start = stream.tell()
+        stream.truncate(start + shape[0] * a_row)
+        for rows, images in parts:
+            for row, image in zip(rows.tolist(), images, strict=True):
+                stream.seek(start + row * a_row)
+                stream.write(np.ascontiguousarray(image).data)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -113,14 +149,16 @@ class Store:
         return picture
 
     def each_image(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """All images in the manifest's order, uint8 ``[size, size]``; no shard stays mapped that is behind."""
+        """All images in the manifest's order, uint8 ``[size, size]``; what is behind doesn't stay mapped."""
         places = zip(self.manifest["shard"].to_numpy(), self.manifest["row"].to_numpy(), strict=True)
-        last = -1
+        last, mapped = -1, 0
         for number, row in places:
-            if number != last:
+            if number != last or mapped > _MAPPED:
                 self._shards.pop(last, None)
-                last = int(number)
-            yield self.shard(last)[int(row)]
+                last, mapped = int(number), 0
+            picture = self.shard(last)[int(row)]
+            mapped += picture.nbytes
+            yield picture
 
     def images(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Images of some manifest rows (positions), in that order, uint8 ``[len, size, size]``.
@@ -187,7 +225,7 @@ def write_store(
 
 def describe_store(
     folder: Path,
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Iterable[pd.DataFrame],
     vocabulary: Vocabulary,
     *,
     size: int,
@@ -201,7 +239,7 @@ def describe_store(
 
     Args:
         folder: the store; its shards have been written by :func:`write_shard`.
-        frame: manifest rows; columns are put in order and typed.
+        frame: manifest rows, at once or in parts; columns are put in order and typed.
         vocabulary: the findings of its label columns.
         size: side of the stored images, pixels.
         settings: what they were prepared with, as JSON values, without paths.
@@ -213,7 +251,6 @@ def describe_store(
     from nc_medfl import __version__
 
     folder.mkdir(parents=True, exist_ok=True)
-    content = manifest_bytes(frame, vocabulary)
     write_json(
         folder / INFO,
         {
@@ -229,20 +266,85 @@ def describe_store(
             **(shape or {}),
         },
     )
-    write_atomic(folder / MANIFEST, content)
+    write_manifest(folder, [frame] if isinstance(frame, pd.DataFrame) else frame, vocabulary)
 
 
-def manifest_bytes(frame: pd.DataFrame, vocabulary: Vocabulary) -> bytes:
-    """A manifest as ``manifest.parquet`` holds it. The same rows give the same bytes."""
-    table = manifests.normalise(frame, vocabulary.findings)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
+def write_manifest(folder: Path, parts: Iterable[pd.DataFrame], vocabulary: Vocabulary) -> str:
+    """Write ``manifest.parquet``, whole or not at all, and return its SHA-256. The same rows give the same bytes.
+
+    Args:
+        folder: the store.
+        parts: manifest rows, as they come; columns are put in order and typed. A row group is in memory at a time.
+        vocabulary: the findings of the label columns.
+    """
+    path = folder / MANIFEST
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        _write_groups(stream, _row_groups(parts, vocabulary))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    return hash_of_file(path)
 
 
-def open_store(folder: str | Path) -> Store:
+def _write_groups(stream: BinaryIO, groups: Iterable[pa.Table]) -> None:
+    writer: pq.ParquetWriter | None = None
+    for table in groups:
+        if writer is None:
+            writer = pq.ParquetWriter(stream, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=max(1, len(table)))
+        del table
+    if writer is not None:
+        writer.close()
+
+
+def _row_groups(parts: Iterable[pd.DataFrame], vocabulary: Vocabulary) -> Iterator[pa.Table]:
+    """Parts gathered into tables of :data:`ROW_GROUP` rows, the last of what is left."""
+    waiting: list[pa.Table] = []
+    for frame in parts:
+        normal = manifests.normalise(frame, vocabulary.findings)
+        waiting.append(pa.Table.from_pandas(normal, preserve_index=False))
+        while (rows := sum(map(len, waiting))) > ROW_GROUP:
+            over = rows - ROW_GROUP
+            last = waiting.pop()
+            rest = last.slice(len(last) - over)
+            waiting.append(last.slice(0, len(last) - over))
+            yield _in_one_piece(waiting)
+            waiting = [rest]
+    yield _in_one_piece(waiting)
+
+
+def _in_one_piece(tables: list[pa.Table]) -> pa.Table:
+    """Tables as one, since their pieces would show in the file's bytes; they are let go column by column."""
+    schema = tables[0].schema
+    columns = [[chunk for table in tables for chunk in table.column(at).chunks] for at in range(len(schema))]
+    tables.clear()
+    columns.reverse()
+    return pa.Table.from_arrays([pa.concat_arrays(columns.pop()) for _ in range(len(schema))], schema=schema)
+
+
+def hash_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes; empty where there is none."""
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_columns(folder: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a store's manifest, in the store's order; the others aren't read."""
+    return pq.read_table(folder / MANIFEST, columns=list(columns)).select(list(columns))
+
+
+def open_store(folder: str | Path, wanted: Callable[[str], bool] | None = None) -> Store:
     """Open a store for reading.
+
+    Args:
+        folder: where it lies.
+        wanted: which columns of the manifest to read; all if None.
 
     Raises:
         UserError: if the folder is missing, is no store, or was written by a newer package.
@@ -255,7 +357,8 @@ def open_store(folder: str | Path) -> Store:
         raise UserError(f"{folder}: no {absent[0]}, so not a store (or half-prepared). Run 'nc-medfl prepare' again.")
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        frame = pd.read_parquet(folder / MANIFEST)
+        columns = None if wanted is None else [name for name in pq.read_schema(folder / MANIFEST).names if wanted(name)]
+        frame = pd.read_parquet(folder / MANIFEST, columns=columns)
         version = int(info["schema_version"])
         vocabulary = Vocabulary(info["vocabulary"]["name"], tuple(info["vocabulary"]["findings"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -265,7 +368,7 @@ def open_store(folder: str | Path) -> Store:
             f"{folder}: written with schema {version}, this package reads up to {manifests.SCHEMA_VERSION}. "
             "Upgrade nc_medfl."
         )
-    return Store(folder, manifests.normalise(frame, vocabulary.findings), vocabulary, info)
+    return Store(folder, manifests.normalise(frame, vocabulary.findings, wanted), vocabulary, info)
 
 
 def copy_rows(source: Store, indices: Iterable[int], folder: Path, *, rows_per_shard: int = 4096) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from every file of the store.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections import Counter
@@ -253,8 +252,7 @@ def _write_next_state(found: _Found, day: str) -> None:
     store, folder = found.store, found.store.folder
     fresh = begin_generation(folder)
     frame = _write_shards(found, fresh)
-    content = stores.manifest_bytes(frame, store.vocabulary)
-    stores.write_atomic(fresh / stores.MANIFEST, content)
+    digest = stores.write_manifest(fresh, [frame], store.vocabulary)
     gone = _write_quarantine(folder, fresh, found.digests)
     stores.write_json(fresh / stores.INFO, _info(store.info, int(found.out.sum()), gone))
     private = fresh / FOLDER
@@ -265,8 +263,8 @@ def _write_next_state(found: _Found, day: str) -> None:
     if index is None:
         (folder / FOLDER / INDEX).unlink(missing_ok=True)
     else:
-        head = replace(index.head, manifest=hashlib.sha256(content).hexdigest())
-        write_index(private, head, (r for r in index.records.values() if r.source_sha256 not in found.digests))
+        head = replace(index.head, manifest=digest)
+        write_index(private, head, (r for _, r in index.each() if r.source_sha256 not in found.digests))
     swap_generation(folder)
 
 

@@ -9,10 +9,9 @@ import hashlib
 import logging
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from sys import intern
 from typing import Any
 
 import cv2
@@ -21,13 +20,14 @@ import pydicom
 
 from nc_medfl.data.arrays import write_array
 from nc_medfl.data.dicom.quarantine import Outcome, Rejected
+from nc_medfl.data.dicom.reader import WhenDecoded
 from nc_medfl.data.engine import begin_worker, stopping
 from nc_medfl.data.inputs.content import content_of, digest_of
 from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.read import read_content
 from nc_medfl.data.memory import keep_freed_blocks
 from nc_medfl.data.private import open_private
-from nc_medfl.data.radiograph import Facts, Identity, Radiograph
+from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
 from nc_medfl.errors import UserError
 
 _HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
@@ -73,38 +73,6 @@ class Record:
     pad_box: str = ""
     facts: Facts | None = None
     identity: Identity = field(default_factory=Identity)
-
-    def slim(self) -> Record:
-        """The same, its terms shared with other records: half the memory where there are a hundred thousand."""
-        facts = self.facts
-        return replace(
-            self,
-            outcome=_once(self.outcome),
-            detail=_once(self.detail),
-            chunk=_once(self.chunk),
-            pad_box=_once(self.pad_box),
-            facts=None if facts is None else Facts(*(_once(getattr(facts, f.name)) for f in fields(facts))),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Record:
-        """The inverse of :meth:`to_json`."""
-        facts = content["facts"]
-        return cls(
-            **{
-                **content,
-                "facts": None if facts is None else Facts(**facts),
-                "identity": Identity(**content["identity"]),
-            }
-        )
-
-
-def _once(value: Any) -> Any:
-    return intern(value) if isinstance(value, str) else value
 
 
 def initialise() -> None:
@@ -161,8 +129,10 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         content = content_of(file)
         # Beside decoding, not before it: both leave Python alone for most of their time.
         hashed = _HASHING.submit(lambda: hashlib.sha256(content).hexdigest())
+        # So are the decoded values, from when they are there.
+        begun: list[Future[str]] = []
         try:
-            radiograph = _read(batch, content)
+            radiograph = _read(batch, content, lambda stored: begun.append(_HASHING.submit(pixel_hash, stored)))
         finally:
             digest = hashed.result()
     except Rejected as rejected:
@@ -171,7 +141,6 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         raise UserError(
             f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
         ) from error
-    pixels = _HASHING.submit(lambda: radiograph.pixel_sha256)
     square, box = radiograph.picture.fit(batch.size, radiograph.aspect)
     record = Record(
         file.name,
@@ -182,7 +151,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         "; ".join(radiograph.notes),
         batch.chunk.name,
         row,
-        pixels.result(),
+        begun[0].result() if begun else radiograph.pixel_sha256,
         ",".join(map(str, box)),
         radiograph.facts,
         radiograph.identity,
@@ -190,10 +159,10 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
     return record, square
 
 
-def _read(batch: Batch, content: bytes) -> Radiograph:
+def _read(batch: Batch, content: bytes, when_decoded: WhenDecoded) -> Radiograph:
     """Read a file so that whatever is wrong with it is one of the outcomes."""
     try:
-        return read_content(batch.kind, content, jpeg2000_reduce=batch.jpeg2000_reduce)
+        return read_content(batch.kind, content, jpeg2000_reduce=batch.jpeg2000_reduce, when_decoded=when_decoded)
     except (Rejected, OSError):
         raise
     except MemoryError as error:

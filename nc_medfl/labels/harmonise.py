@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from sys import intern
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ class HarmonisedLabels:
     no_finding: Labels
     raw: dict[str, tuple[str, ...]]
     patients: tuple[str, ...] | None
-    rows: tuple[int, ...]
+    rows: Sequence[int]
     merged: int
     contradictory: int
     disagreeing: int
@@ -157,8 +158,9 @@ def resolve(table: pd.DataFrame, label_map: LabelMap, vocabulary: Vocabulary, re
             labels=nothing,
             no_finding=nothing,
             raw={name: tuple(texts[row] for row in kept) for name, texts in raw.items()},
-            patients=None if whose is None else tuple(whose[row] for row in kept),
-            rows=tuple(kept.tolist()),
+            # A patient has several images, whose texts are kept once.
+            patients=None if whose is None else tuple(intern(whose[row]) for row in kept),
+            rows=tuple(kept.tolist()) if again.any() else range(len(table)),
             merged=len(table) - len(kept),
             contradictory=0,
             disagreeing=0,

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nc_medfl.data.engine import ProcessEngine, run_batches
+from nc_medfl.data.reading import batch_lengths
 from nc_medfl.errors import UserError
 
 #: A spawned worker imports what it runs, so that stands in a module of its own.
@@ -128,3 +131,13 @@ def test_workers_end_with_their_parent_and_without_a_word_of_their_own(tmp_path,
             time.sleep(0.05)
         assert not any(_alive(pid) for pid in pids)
         assert "Process" not in (parent.stderr.read() if parent.stderr else "")
+
+
+@given(files=st.integers(0, 5000), workers=st.integers(0, 64))
+def test_batches_hold_every_file_and_get_no_longer_towards_the_end(files, workers):
+    lengths = batch_lengths(files, workers)
+    assert sum(lengths) == files
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(1 <= length <= 32 for length in lengths)
+    # The last of a worker keeps the others waiting for four files at most.
+    assert lengths[-1:] <= [4]

@@ -11,14 +11,14 @@ from tests_support import tiny_store
 
 def test_only_the_quality_page_unless_more_is_asked_for(tmp_path):
     store = tiny_store(tmp_path / "s", images=8, size=16)
-    assert write_outputs(store, Outputs()) == [store.folder / "quality.html"]
+    assert write_outputs(store.folder, Outputs()) == [store.folder / "quality.html"]
     assert not (store.folder / "export").exists()
     assert not (store.folder / "site_private" / "review.html").exists()
 
 
 def test_everything_that_is_asked_for(tmp_path):
     store = tiny_store(tmp_path / "s", images=8, size=16)
-    made = write_outputs(store, Outputs(write=("png", "nifti", "png"), review=3))
+    made = write_outputs(store.folder, Outputs(write=("png", "nifti", "png"), review=3))
     names = ["quality.html", "site_private/review.html", "export/png", "export/nifti"]
     assert made == [store.folder / name for name in names]
     assert all(path.exists() for path in made)

@@ -30,6 +30,25 @@ def test_a_rerun_without_changes_reads_nothing_and_says_so(archive, undisturbed,
     assert done.stdout.startswith("Nothing has changed; the store stands as it was.\n")
 
 
+def test_a_changed_file_that_a_killed_run_had_read_comes_into_the_store(archive, tmp_path, make_dicom, picture):
+    images, out = tmp_path / "images", tmp_path / "store"
+    shutil.copytree(archive / "images", images)
+    prepare(settings(archive, out, images=images))
+    make_dicom(images / "0" / "im000.dcm", np.ascontiguousarray(picture[::-1]), PatientID="0")
+    with pytest.raises(RuntimeError):
+        # Ends once all is read and journalled, before the store is made.
+        prepare(settings(archive, out, images=images), progress=_end_at_the_last)
+    summary = prepare(settings(archive, out, images=images))
+    assert (summary.resumed, summary.unchanged) == (FILES + 2, False)
+    prepare(settings(archive, tmp_path / "fresh", images=images))
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def _end_at_the_last(done, total, _outcomes):
+    if done == total:
+        raise RuntimeError
+
+
 def test_pixels_of_files_that_stay_are_taken_from_the_store(archive, undisturbed, tmp_path, make_dicom, picture):
     images, out = tmp_path / "images", tmp_path / "store"
     shutil.copytree(archive / "images", images)
@@ -156,5 +175,5 @@ def test_the_index_is_of_the_files_as_they_were_read(archive, tmp_path):
     index = read_index(out)
     assert index is not None
     frame = pd.read_parquet(out / "manifest.parquet")
-    ok = [record for record in index.records.values() if record.outcome == "ok"]
+    ok = [record for _, record in index.each() if record.outcome == "ok"]
     assert {record.source_sha256 for record in ok} == set(frame["source_sha256"])

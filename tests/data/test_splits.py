@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nc_medfl.data.assemble import judge, manifest_of
+from nc_medfl.data.assemble import judge, manifest_parts
 from nc_medfl.data.join import join_labels
 from nc_medfl.data.radiograph import Facts, Identity
 from nc_medfl.data.sources import SourceData, SourceFile
@@ -132,8 +132,9 @@ def test_a_store_is_split_by_patient_and_by_pixels_whatever_twins_there_are(file
     )
     join = join_labels(labels.keys, [r.name for r in records], {})
     final, kept = judge(records, join, source, b"salt")
-    frame = manifest_of(
+    parts = manifest_parts(
         kept,
+        records,
         source,
         vocabulary,
         salt=b"salt",
@@ -143,6 +144,7 @@ def test_a_store_is_split_by_patient_and_by_pixels_whatever_twins_there_are(file
         settings_hash="",
         size=64,
     )
+    frame = pd.concat(parts)
     assert (frame.groupby("patient_key")["split"].nunique() == 1).all()
     assert frame["pixel_sha256"].is_unique
     assert (frame.groupby("pixel_sha256")["split"].nunique() == 1).all()

@@ -400,3 +400,22 @@ def test_their_pixels_do_not_come_back_under_another_name(hospital):
     prepare_in(hospital)
     assert open_store(folder).info["counts"]["duplicate_pixels"] == 1
     assert len(open_store(folder)) == 10
+
+
+def test_a_rejected_file_that_the_table_says_is_theirs_stays_off_the_lists(tmp_path, make_dicom, picture):
+    names = ("a", "b", "c", "d")
+    for number, name in enumerate(names):
+        # The last is of the withdrawn patient, and rejected.
+        changes = {"Modality": "CT"} if name == "d" else {}
+        shifted = np.roll(picture, number, axis=0)
+        make_dicom(tmp_path / "images" / f"film-{name}.dcm", shifted, PatientID="", **changes)
+    rows = [f"film-{name}.dcm,{'SECRET' if name in 'ad' else name},1\n" for name in names]
+    (tmp_path / "labels.csv").write_text("file,Patient ID,Effusion\n" + "".join(rows))
+    (tmp_path / "salt").write_bytes(SALT)
+    folder = prepare_in(tmp_path)
+    (done,) = withdraw([folder], Request(patients=("SECRET",)), salt_file=tmp_path / "salt")
+    assert (done.images, done.files) == (1, 1)
+    make_dicom(tmp_path / "images" / "new.dcm", np.flipud(picture).copy())
+    prepare_in(tmp_path)
+    assert open_store(folder).info["counts"] == {"ok": 2, "no_label": 1, "withdrawn": 2}
+    assert b"film-d" not in (folder / "site_private" / "sources.csv").read_bytes()

@@ -55,6 +55,22 @@ def test_every_label_of_vindr_is_accounted_for(name):
     assert {*label_map.sources(), *label_map.left_out} == set(load_vocabulary("vindr27").findings)
 
 
+@pytest.mark.parametrize(
+    ("finding", "below"),
+    [
+        ("Atelectasis", [f"{kind} atelectasis" for kind in ("laminar", "lobar", "round", "segmental", "total")]),
+        ("Atelectasis", ["atelectasis basal"]),
+        ("Effusion", ["loculated pleural effusion", "loculated fissural effusion", "empyema", "hemothorax"]),
+        ("Effusion", ["hydropneumothorax"]),
+        ("Pneumothorax", ["hydropneumothorax"]),
+    ],
+)
+def test_what_padchests_tree_has_below_a_finding_is_that_finding(finding, below):
+    delimited = load_label_map("padchest").delimited
+    assert delimited is not None
+    assert all(finding in delimited.names[name] for name in below)
+
+
 def test_every_label_of_nih_is_accounted_for_in_chexperts_words():
     label_map = load_label_map("nih-chexpert13")
     assert {*label_map.sources(), *label_map.left_out} == set(load_vocabulary("nih14").findings)

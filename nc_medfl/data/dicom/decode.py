@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal, cast
 
@@ -49,7 +50,20 @@ def is_lossy(transfer_syntax: str) -> bool | None:
     return True if transfer_syntax in _LOSSY else None
 
 
-def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0) -> Stored:
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded frame.
+
+    Attributes:
+        stored: values ``[rows, cols]``: unused high bits removed, sign extended where the data are signed.
+        span: the lowest and the highest of them, where that was found out on the way.
+    """
+
+    stored: Stored
+    span: tuple[int, int] | None = None
+
+
+def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0) -> Decoded:
     """Decode the one frame of a data set.
 
     Args:
@@ -57,9 +71,6 @@ def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0
         transfer_syntax: its transfer syntax UID.
         jpeg2000_reduce: resolution levels of JPEG 2000 to be left out, each halves the sides; left undone where the
             frame hasn't as many, or holds signed values.
-
-    Returns:
-        Stored values ``[rows, cols]``: unused high bits removed, sign extended where the data are signed.
 
     Raises:
         Rejected: ``truncated`` or ``undecodable``.
@@ -256,7 +267,7 @@ def _shape(dataset: Any) -> tuple[int, int]:
     return integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
 
 
-def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bool) -> Stored:
+def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bool) -> Decoded:
     """Keep BitsStored bits ending at HighBit and extend the sign (PS3.5 section 8.1.1).
 
     A codec's own precision narrows BitsStored: JPEG families code two's complement patterns as unsigned. Lossy
@@ -271,16 +282,17 @@ def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bo
     signed = integer(dataset, "PixelRepresentation") == 1
     bits, shift = (stored, high + 1 - stored) if precision is None else (min(stored, precision), 0)
     if clip and not signed:
-        return np.clip(array, 0, 2**stored - 1).astype(np.uint32 if allocated == 32 else np.uint16)
+        return Decoded(np.clip(array, 0, 2**stored - 1).astype(np.uint32 if allocated == 32 else np.uint16))
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     full = 8 * array.dtype.itemsize
     pattern: npt.NDArray[Any] = array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array
     if shift:
         pattern = pattern >> shift
     # Looking is cheaper than copying, and unused bits are rarely set.
-    if bits < full and (signed or extremes(pattern)[1] >= 2**bits):
-        pattern = pattern & pattern.dtype.type(2**bits - 1)
+    span = extremes(pattern) if bits < full and not signed else None
+    if bits < full and (span is None or span[1] >= 2**bits):
+        pattern, span = pattern & pattern.dtype.type(2**bits - 1), None
     if not signed:
-        return pattern
+        return Decoded(pattern, span)
     wide = pattern.astype(np.int64 if full == 32 else np.int32)
-    return wide - ((wide >> (bits - 1)) << bits)
+    return Decoded(wide - ((wide >> (bits - 1)) << bits))

@@ -87,18 +87,21 @@ def window(x: Floats, center: float, width: float, function: str = "LINEAR") -> 
     return np.clip((x - (center - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
 
 
-def to_display(stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool) -> Display:
+def to_display(
+    stored: npt.NDArray[np.generic], dataset: Any, *, inverted: bool, span: tuple[int, int] | None = None
+) -> Display:
     """Turn stored values into the display image.
 
     Args:
         stored: integer ``[rows, cols]``.
         dataset: the header: rescale or modality LUT, VOI LUT or windows, padding.
         inverted: whether the photometric interpretation is MONOCHROME1.
+        span: the lowest and the highest stored value, where that is known.
 
     Raises:
         Rejected: ``constant_image`` if all pixels but padding have one value.
     """
-    picture, levels = _grey_levels(stored)
+    picture, levels = _grey_levels(stored, span)
     padding = _is_padding(levels, dataset)
     census = _Census(picture, padding)
     if len(levels) < 2 or (padding.any() and np.count_nonzero(census.counts) < 2):
@@ -253,11 +256,11 @@ def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, 
     return float(low), float(high)
 
 
-def _grey_levels(stored: npt.NDArray[np.generic]) -> tuple[Picture, Floats]:
+def _grey_levels(stored: npt.NDArray[np.generic], span: tuple[int, int] | None) -> tuple[Picture, Floats]:
     """The picture without a table yet, and its grey levels ``[K]``."""
     empty = np.zeros(0, dtype=np.float32)
     integers = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    low, high = extremes(integers)
+    low, high = span or extremes(integers)
     if high - low < MAX_LEVELS:
         return Picture(integers, low, empty), np.arange(low, high + 1.0)
     found, places = np.unique(integers, return_inverse=True)

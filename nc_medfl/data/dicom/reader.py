@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.uid import UID
 
 from nc_medfl.data.dicom import deidentify
-from nc_medfl.data.dicom.decode import decode_frame, is_lossy
+from nc_medfl.data.dicom.decode import Stored, decode_frame, is_lossy
 from nc_medfl.data.dicom.deidentify import integer, numbers, text
 from nc_medfl.data.dicom.display import Display, to_display
 from nc_medfl.data.dicom.identifier import patient_id_of
@@ -46,6 +47,9 @@ _MOST_ELEMENTS = 100_000
 _MOST_INFLATED = 2 * MAX_PIXELS + 2**24
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+
+#: What is told of decoded values.
+WhenDecoded = Callable[[Stored], object]
 
 
 @dataclass(frozen=True)
@@ -89,32 +93,51 @@ def read_radiograph(path: str | Path, policy: Policy = DEFAULT_POLICY) -> Radiog
     return read_bytes(path.read_bytes(), policy)
 
 
-def read_bytes(content: bytes, policy: Policy = DEFAULT_POLICY, *, jpeg2000_reduce: int = 0) -> Radiograph:
+def read_bytes(
+    content: bytes,
+    policy: Policy = DEFAULT_POLICY,
+    *,
+    jpeg2000_reduce: int = 0,
+    when_decoded: WhenDecoded | None = None,
+) -> Radiograph:
     """As :func:`read_radiograph`, from the bytes of the file.
 
     Args:
         content: of the file.
         policy: which radiographs are wanted.
         jpeg2000_reduce: resolution levels of JPEG 2000 to be left out (see :func:`decode_frame`).
+        when_decoded: called with the decoded values as soon as they are there.
     """
     with warnings.catch_warnings():
         # pydicom's warnings quote values of the header.
         warnings.simplefilter("ignore")
         dataset = parse(content)
         syntax = check_header(dataset, policy)
-        radiograph = decode(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
+        radiograph = decode(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce, when_decoded=when_decoded)
         check_person(dataset, policy)
     return radiograph
 
 
-def decode(dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0) -> Radiograph:
+def decode(
+    dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0, when_decoded: WhenDecoded | None = None
+) -> Radiograph:
     """Decode a data set whose picture has been found fit by :func:`check_picture` and :func:`check_size`.
+
+    Args:
+        dataset: the header and the frame.
+        syntax: transfer syntax UID.
+        jpeg2000_reduce: see :func:`decode_frame`.
+        when_decoded: called with the decoded values as soon as they are there.
 
     Raises:
         Rejected: ``truncated``, ``undecodable`` or ``constant_image``.
     """
-    stored = decode_frame(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
-    display = to_display(stored, dataset, inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1")
+    decoded = decode_frame(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
+    stored = decoded.stored
+    if when_decoded is not None:
+        when_decoded(stored)
+    inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    display = to_display(stored, dataset, inverted=inverted, span=decoded.span)
     aspect, spacing, note = physical_aspect(dataset)
     facts = _facts(dataset, syntax, display, spacing)
     notes = (*display.notes, *((note,) if note else ()))
@@ -131,7 +154,10 @@ def parse(content: bytes) -> Dataset:
         raise Rejected("empty_file", "the file has no bytes")
     preamble = content[128:132] == b"DICM"
     if not preamble and content[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-        raise Rejected("not_dicom", "no DICM mark, and no data set at the start")
+        packed = (
+            content.startswith((b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0")) or content[257:262] == b"ustar"
+        )
+        raise Rejected("not_dicom", "an archive; unpack it" if packed else "no DICM mark, and no data set at the start")
     _check_deflated(content)
     try:
         dataset = read_partial(BytesIO(content), stop_when=_Patience(), force=not preamble)

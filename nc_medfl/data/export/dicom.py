@@ -100,7 +100,7 @@ def deidentified(
     with quiet_pydicom():
         try:
             original = parse(content)
-            stored = decode_frame(original, text(original.file_meta, "TransferSyntaxUID"))
+            stored = decode_frame(original, text(original.file_meta, "TransferSyntaxUID")).stored
         except Rejected as rejected:
             raise _changed(row) from rejected
         if pixel_hash(stored) != row["pixel_sha256"]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -139,6 +138,8 @@ def _read_png(path: Path) -> Square:
 
 
 def _nifti(square: Square, row: Mapping[Any, Any]) -> bytes:
+    import nibabel as nib
+
     spacing = spacing_of(row)
     view = row.get("view")
     image = nib.Nifti1Image(square.T[:, :, None], affine_of(view if isinstance(view, str) else "", spacing or 1.0))

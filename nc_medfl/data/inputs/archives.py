@@ -27,7 +27,7 @@ NPZ = ".npz"
 #: Splits of MedMNIST in the order of its files, by the entry that holds their images.
 _SPLITS = {"train_images.npy": "train", "val_images.npy": "val", "test_images.npy": "test"}
 #: An archive unpacks to at most so many times its size, or so many bytes, whichever is more.
-_RATIO, _LEAST = 200, 2**33
+_RATIO, _LEAST = 200, 2**31
 _MOST_MEMBERS = 2**21
 #: No header of a tar is longer, bytes.
 _LONGEST_HEADER = 2**20

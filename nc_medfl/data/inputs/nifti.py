@@ -11,7 +11,6 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
@@ -62,6 +61,9 @@ def read_plane(content: bytes, min_side: int) -> Plane:
     Raises:
         Rejected: ``multiframe``, ``too_large``, ``too_small``, ``truncated``, ``undecodable`` or ``constant_image``.
     """
+    # Loaded only where there is such a file: every reading process would wait for it.
+    import nibabel as nib
+
     if content[:2] == _GZIP:
         content = _inflated(content, MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
@@ -90,13 +92,15 @@ def read_plane(content: bytes, min_side: int) -> Plane:
 
 def _turned(image: Any) -> tuple[npt.NDArray[Any], tuple[float, float]]:
     """Pixels as they are looked at, and height and width of one."""
+    from nibabel.orientations import apply_orientation, io_orientation
+
     data = np.asarray(image.dataobj)
     zooms = [float(z) for z in image.header.get_zooms()] + [1.0, 1.0]
     if data.ndim == 2:
         data = data[:, :, None]
     # Right, anterior, superior: index grows to the patient's left-to-right, back-to-front, feet-to-head.
-    orientation = nib.orientations.io_orientation(image.affine)
-    turned = nib.orientations.apply_orientation(data, orientation)
+    orientation = io_orientation(image.affine)
+    turned = apply_orientation(data, orientation)
     sizes = [0.0, 0.0, 0.0]
     for axis in range(3):
         sizes[int(orientation[axis, 0])] = zooms[axis]

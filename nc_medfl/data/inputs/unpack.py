@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -157,7 +158,8 @@ def open_unpacked(path: Path) -> IO[bytes]:
 
 def flaw_of(error: BaseException) -> tuple[Outcome, str] | None:
     """What a failure says about an archive; None if it is not about the archive but about the disk."""
-    if isinstance(error, OSError) and error.errno is not None:
+    # "Invalid argument" is a place before the beginning that a broken header names, not the disk's doing.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return None
     if isinstance(error, (Bomb, MemoryError)):
         return "too_large", "the archive unpacks to more than one of its size may"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nc_medfl.data.quality.page import QUALITY_HTML, QUALITY_JSON, refresh_quality, write_quality
+from nc_medfl.data.quality.page import QUALITY_HTML, QUALITY_JSON, quality_needs, refresh_quality, write_quality
 
-__all__ = ["QUALITY_HTML", "QUALITY_JSON", "refresh_quality", "write_quality"]
+__all__ = ["QUALITY_HTML", "QUALITY_JSON", "quality_needs", "refresh_quality", "write_quality"]

@@ -8,13 +8,15 @@ from typing import Any
 import cv2
 from markupsafe import Markup
 
+from nc_medfl.data.manifest import LABEL
 from nc_medfl.data.quality import tables
 from nc_medfl.data.quality.bars import bar_chart
 from nc_medfl.data.quality.counts import MINIMUM
 from nc_medfl.data.quality.measure import Progress, measure, outliers
-from nc_medfl.data.review import data_url, environment
+from nc_medfl.data.review import data_url
 from nc_medfl.data.store import Store, write_atomic, write_json
 from nc_medfl.errors import UserError
+from nc_medfl.pages import environment
 
 QUALITY_HTML, QUALITY_JSON = "quality.html", "quality.json"
 SCHEMA_VERSION = 1
@@ -50,6 +52,12 @@ def write_quality(store: Store, *, thumbnails: bool = False, progress: Progress 
     return page, data
 
 
+def quality_needs(column: str) -> bool:
+    """Whether the page is made of this column of the manifest; the others need not be read for it."""
+    told = {"sample_id", "patient_key", "shard", "row", "pad_box", "age", "spacing", "rows", "cols", *tables.CATEGORIES}
+    return column in told or column.startswith(LABEL)
+
+
 def refresh_quality(store: Store) -> bool:
     """Write the page again if there is one, without thumbnails. Returns whether there was one."""
     if not any((store.folder / name).exists() for name in (QUALITY_HTML, QUALITY_JSON)):
@@ -66,7 +74,7 @@ def describe(store: Store, progress: Progress | None = None) -> dict[str, Any]:
         progress: called with (images done, images in all).
     """
     found = measure(store, progress)
-    samples = store.manifest["sample_id"].tolist()
+    samples = store.manifest["sample_id"]
     return {
         "schema_version": SCHEMA_VERSION,
         "minimum": MINIMUM,
@@ -82,7 +90,7 @@ def describe(store: Store, progress: Progress | None = None) -> dict[str, Any]:
         "histograms": tables.histograms(store, found),
         "outliers": [
             {
-                "sample_id": str(samples[position]),
+                "sample_id": str(samples.iloc[position]),
                 "reasons": reasons,
                 "mean": round(float(found.mean[position]), 3),
                 "deviation": round(float(found.deviation[position]), 3),
@@ -98,7 +106,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _page(store: Store, content: Mapping[str, Any], *, thumbnails: bool) -> str:
     shown = content["outliers"][:_MOST_OUTLIERS]
-    template = environment().get_template("quality.html.j2")
+    template = environment("nc_medfl.data").get_template("quality.html.j2")
     return template.render(
         content=content,
         site=str(content["settings"].get("site", "")),

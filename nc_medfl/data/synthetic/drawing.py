@@ -7,7 +7,20 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
-from nc_medfl.data.synthetic.anatomy import LEFT, RIGHT, Field, Film, breathe, dot, sample_anatomy, smooth_noise, thread
+from nc_medfl.data.synthetic.anatomy import (
+    LEFT,
+    RIGHT,
+    Field,
+    Film,
+    Mask,
+    Points,
+    breathe,
+    dot,
+    sample_anatomy,
+    smooth_noise,
+    thread,
+)
+from nc_medfl.data.synthetic.boxes import FindingBox, boxes_of, place_of
 from nc_medfl.data.synthetic.findings import FINDINGS, MARK, RESHAPE
 from nc_medfl.data.synthetic.skeleton import base_film
 from nc_medfl.errors import UserError
@@ -42,6 +55,20 @@ def draw_radiograph(
     Raises:
         UserError: if a finding is not one of the 14, or the view or the size cannot be drawn.
     """
+    return draw_with_boxes(findings, rng, size=size, view=view, sex=sex, patient=patient, severity=severity)[0]
+
+
+def draw_with_boxes(
+    findings: Collection[str],
+    rng: np.random.Generator,
+    *,
+    size: int = 192,
+    view: str = "PA",
+    sex: str = "M",
+    patient: int | None = None,
+    severity: float | None = None,
+) -> tuple[Field, list[FindingBox]]:
+    """As :func:`draw_radiograph`, and where each finding was drawn: the same picture, bit for bit."""
     _check(findings, size, view)
     body = int(rng.integers(2**62)) if patient is None else patient
     anatomy = breathe(sample_anatomy(np.random.default_rng([body, 0]), sex=sex, view=view), rng)
@@ -51,12 +78,16 @@ def draw_radiograph(
         if name in RESHAPE:
             anatomy = RESHAPE[name](anatomy, _stream(body, name), grade[name])
     film = base_film(anatomy, size, view=view)
+    drawn: dict[str, Mask] = {}
     for name in present:
+        before = film.compose()
         MARK[name](film, _stream(body, name), grade[name])
+        drawn[name] = place_of(name, film, before)
     _clutter(film, rng, view)
-    posed = _pose(film.compose(), rng) + 0.012 * smooth_noise(rng, size, size // 3)
+    pose = _pose(size, rng)
+    posed = _posed(film.compose(), pose) + 0.012 * smooth_noise(rng, size, size // 3)
     picture: Field = np.clip(posed, 0.0, 1.0).astype(np.float32)
-    return picture
+    return picture, [box for name, mask in drawn.items() for box in boxes_of(name, mask, pose)]
 
 
 def _check(findings: Collection[str], size: int, view: str) -> None:
@@ -104,13 +135,15 @@ def _leads(film: Film, rng: np.random.Generator) -> None:
         thread(film.bone, (x, y), (0.5 + rng.normal(0.0, 0.2), 0.98), 0.005, 0.14)
 
 
-def _pose(picture: Field, rng: np.random.Generator) -> Field:
+def _pose(size: int, rng: np.random.Generator) -> Points:
     """A small turn, shift and change of scale, as nobody stands the same twice."""
-    size = picture.shape[0]
     turn, scale = float(rng.normal(0.0, 1.6)), float(np.clip(rng.normal(1.0, 0.025), 0.93, 1.07))
-    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), turn, scale)
+    matrix: Points = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), turn, scale)
     matrix[:, 2] += rng.normal(0.0, 0.012, 2) * size
-    posed: Field = cv2.warpAffine(
-        picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    return matrix
+
+
+def _posed(picture: Field, pose: Points) -> Field:
+    size = picture.shape[0]
+    posed: Field = cv2.warpAffine(picture, pose, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return posed

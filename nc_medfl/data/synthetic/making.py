@@ -16,14 +16,17 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from nc_medfl.data.engine import begin_worker, quiet_start
-from nc_medfl.data.synthetic.drawing import draw_radiograph
+from nc_medfl.data.synthetic.boxes import box_rows, boxes_text
+from nc_medfl.data.synthetic.drawing import draw_radiograph, draw_with_boxes
 from nc_medfl.data.synthetic.hospitals import DEFAULT_HOSPITALS, Hospital
 from nc_medfl.data.synthetic.prevalence import sample_findings
 from nc_medfl.data.synthetic.scanner import Person, ScannerStyle, radiograph_dataset, write_dicom
 from nc_medfl.data.synthetic.tables import label_map_text, table_row, table_text
 from nc_medfl.errors import UserError
 
-IMAGES, LABELS, LABEL_MAP = "dicom", "labels.csv", "label_map.yaml"
+IMAGES, LABELS, LABEL_MAP, BOXES = "dicom", "labels.csv", "label_map.yaml", "boxes.csv"
+
+_BoxRow = list[str]
 
 _PERSISTENCE = 0.9  # chance that a finding is still there on a patient's next film
 _FIRST_DAY = date(2024, 1, 1)
@@ -32,12 +35,13 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class HospitalFolder:
-    """Where a synthetic hospital lies: its DICOM folder, its label table, its label map."""
+    """Where a synthetic hospital lies: its DICOM folder, its label table, its label map, the places of findings."""
 
     name: str
     images: Path
     labels: Path
     label_map: Path
+    boxes: Path
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def make_hospitals(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[HospitalFolder]:
-    """Write synthetic hospitals as ``OUT/<hospital>/{dicom/*.dcm, labels.csv, label_map.yaml}``.
+    """Write synthetic hospitals as ``OUT/<hospital>/{dicom/*.dcm, labels.csv, label_map.yaml, boxes.csv}``.
 
     The same arguments give the same bytes, whatever the number of workers. A hospital made here before in ``out`` is
     made afresh.
@@ -128,10 +132,15 @@ def make_hospitals(
         tasks += [_Task(folder.images, exposure, hospital.scanner, size) for exposure in exposures]
         _write_table(hospital, folder, exposures)
     done = 0
+    boxes: dict[Path, list[_BoxRow]] = {folder.images: [] for folder in folders}
     for written in _run(tasks, workers or available_cores()):
-        done += written
+        for task, rows in zip(tasks[done : done + len(written)], written, strict=True):
+            boxes[task.folder] += rows
+        done += len(written)
         if progress is not None:
             progress(done, len(tasks))
+    for folder in folders:
+        folder.boxes.write_text(boxes_text(boxes[folder.images]), encoding="utf-8", newline="\n")
     return folders
 
 
@@ -186,7 +195,7 @@ def _check(hospitals: Sequence[Hospital], patients: int, workers: int | None) ->
 
 def _open_folder(out: Path, hospital: Hospital) -> HospitalFolder:
     home = out / hospital.name
-    folder = HospitalFolder(hospital.name, home / IMAGES, home / LABELS, home / LABEL_MAP)
+    folder = HospitalFolder(hospital.name, home / IMAGES, home / LABELS, home / LABEL_MAP, home / BOXES)
     if folder.images.is_dir() and any(folder.images.iterdir()):
         if not folder.label_map.is_file():
             raise UserError(f"{folder.images}: holds files of another origin. Choose another folder, or empty it.")
@@ -207,7 +216,7 @@ def _write_table(hospital: Hospital, folder: HospitalFolder, exposures: Sequence
     folder.labels.write_text(table_text(hospital.table, rows), encoding="utf-8", newline="\n")
 
 
-def _run(tasks: Sequence[_Task], workers: int) -> Iterator[int]:
+def _run(tasks: Sequence[_Task], workers: int) -> Iterator[list[list[_BoxRow]]]:
     batches = [tasks[start : start + _BATCH] for start in range(0, len(tasks), _BATCH)]
     if workers == 1 or len(batches) == 1:
         yield from map(_make_batch, batches)
@@ -225,12 +234,16 @@ def _begin() -> None:
     cv2.setNumThreads(1)
 
 
-def _make_batch(tasks: Sequence[_Task]) -> int:
+def _make_batch(tasks: Sequence[_Task]) -> list[list[_BoxRow]]:
+    """Write some films; lines of ``boxes.csv`` of each."""
+    done = []
     for task in tasks:
         rng = np.random.default_rng((*task.exposure.seed, 0))
         person = task.exposure.person
-        picture = draw_radiograph(
+        picture, boxes = draw_with_boxes(
             task.exposure.findings, rng, size=task.size, view=person.view, sex=person.sex, patient=task.exposure.body
         )
-        write_dicom(task.folder / task.exposure.file, radiograph_dataset(picture, task.scanner, person, rng))
-    return len(tasks)
+        dataset = radiograph_dataset(picture, task.scanner, person, rng)
+        write_dicom(task.folder / task.exposure.file, dataset)
+        done.append(box_rows(task.exposure.file, boxes, int(dataset.Rows), int(dataset.Columns)))
+    return done
