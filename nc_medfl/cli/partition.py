@@ -16,8 +16,11 @@ from nc_medfl.cli.console import emit, progress_bar
 
 def partition(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="The --out of 'nc-medfl prepare'.")],
-    sites: Annotated[int, typer.Option(help="Number of sites.")],
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier partition there is replaced.")],
+    sites: Annotated[int | None, typer.Option(help="Number of sites.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="A site for each value of this column of the manifest; nothing is drawn.")
+    ] = None,
     alpha: Annotated[
         float, typer.Option(help="Dirichlet concentration of the findings: 0.1 is strong skew, 100 nearly none.")
     ] = 0.5,
@@ -29,19 +32,29 @@ def partition(
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Deal a prepared pool out to sites that see different diseases; patients are never split.
+    """Deal a prepared pool out to sites that see different diseases, or by a column; patients are never split.
 
-    Example: `nc-medfl partition nih/store --sites 4 --alpha 0.3 --missing-classes 2 --seed 0 --out nih/sites`
+    Example: `nc-medfl partition nih/store --sites 4 --alpha 0.3 --missing-classes 2 --seed 0 --out nih/sites`,
+    or `nc-medfl partition nih/store --by view --out nih/views`
     """
     from nc_medfl.data.store import open_store
-    from nc_medfl.partition import PartitionSettings, partition_store
+    from nc_medfl.errors import UserError
+    from nc_medfl.partition import NaturalSettings, PartitionSettings, partition_store
     from nc_medfl.partition.tables import site_table
 
-    settings = PartitionSettings(sites, alpha, missing_classes, seed, quantity_alpha, min_images)
+    settings: NaturalSettings | PartitionSettings
+    if by is not None:
+        if sites is not None or missing_classes or quantity_alpha is not None:
+            raise UserError("--by: the column says the sites. Leave --sites and what is drawn for them out.")
+        settings = NaturalSettings(by, min_images)
+    elif sites is not None:
+        settings = PartitionSettings(sites, alpha, missing_classes, seed, quantity_alpha, min_images)
+    else:
+        raise UserError("partition: into which sites? Give --sites NUMBER, or --by COLUMN.")
     pool = open_store(store)
     with progress_bar("Writing sites") as progress:
         made = partition_store(pool, settings, out, progress)
-    lines = [*_drawn(*site_table(made.description)), *_said(made.info), str(made.folder / "partition.png")]
+    lines = [*_drawn(*site_table(made.description)), *_said(made.info, by), str(made.folder / "partition.png")]
     emit({**made.info, "out": str(made.folder)}, [*lines, str(made.folder)], as_json)
 
 
@@ -57,7 +70,9 @@ def _drawn(header: list[str], rows: list[list[str]]) -> list[str]:
     return [line.rstrip() for line in paper.getvalue().splitlines() if line.strip()]
 
 
-def _said(info: dict[str, object]) -> list[str]:
+def _said(info: dict[str, object], by: str | None) -> list[str]:
     if not info["dropped"]:
         return []
+    if by is not None:
+        return [f"{info['dropped']} images dropped: their patient has no value of '{by}'."]
     return [f"{info['dropped']} images dropped: the site that took their patient misses one of their findings."]

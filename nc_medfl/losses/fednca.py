@@ -82,13 +82,17 @@ class FedNCALoss(nn.Module):
         self.contrast: Contrast = contrast
         self.generator = generator
 
-    def forward(self, cross_logits: Tensor, class_features: Tensor, targets: Tensor) -> LossTerms:
+    def forward(
+        self, cross_logits: Tensor, class_features: Tensor, targets: Tensor, frame: Tensor | None = None
+    ) -> LossTerms:
         """Work out the loss of a batch.
 
         Args:
             cross_logits: L, ``[B, C, C]``; its diagonal is the prediction.
             class_features: Z, ``[B, C, D]``.
-            targets: ``[B, C]``, 1, 0 or NaN.
+            targets: ``[B, C]``, 1, 0 or NaN; what lies between 0 and 1 is the aim of the cross entropy, and neither a
+                positive nor a negative.
+            frame: M as it is now, where it is learned.
         """
         with torch.autocast(cross_logits.device.type, enabled=False):
             # The rejection checks the shape of the cross logits, so it comes before their diagonal is taken.
@@ -97,7 +101,11 @@ class FedNCALoss(nn.Module):
             )
             bce = masked_bce(cross_logits.diagonal(dim1=1, dim2=2), targets)
             contrast = contrastive_loss(
-                class_features, self.frame, targets, temperature=self.temperature, contrast=self.contrast
+                class_features,
+                self.frame if frame is None else frame,
+                targets,
+                temperature=self.temperature,
+                contrast=self.contrast,
             )
             total = bce + self.lambda_rejection * rejection + self.lambda_contrast * contrast
         return LossTerms(total, bce, rejection, contrast)

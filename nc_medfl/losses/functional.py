@@ -24,7 +24,7 @@ def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: ``[B, C]``.
-        targets: ``[B, C]``, 1, 0 or NaN.
+        targets: ``[B, C]``, 1, 0, a probability between them, or NaN.
 
     Returns:
         A scalar, 0 where nothing is known.

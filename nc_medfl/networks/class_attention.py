@@ -58,17 +58,19 @@ class ClassQueryAttention(nn.Module):
         """Axis of the class in each parameter that belongs to classes."""
         return {"class_queries": 0} if isinstance(self.class_queries, nn.Parameter) else {}
 
-    def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, feature_map: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read a feature map.
 
         Args:
             feature_map: X, ``[B, D, H, W]``.
+            keep: the tokens that each class may look at, bool ``[B, C, H*W]``, one or more each; None: all.
 
         Returns:
             Class features Z ``[B, C, D]``, and the attention weights ``[B, heads, C, H*W]``, each row of
             which sums to one: where the model looked.
         """
-        return attend(self.attention, self.class_queries.to(feature_map.dtype), feature_map, self._code(feature_map))
+        queries = self.class_queries.to(feature_map.dtype)
+        return attend(self.attention, queries, feature_map, self._code(feature_map), keep)
 
     def compare(self, feature_map: Tensor, rows: Tensor) -> Tensor:
         """``<Z[b, c], rows[c]>`` as ``[B, C]``, without working out the features Z; rows are ``[C, D]``."""

@@ -138,9 +138,10 @@ class ETFClassifier(nn.Module):
         frame: M, ``[C, D]``; copied into a buffer that is neither trained nor saved nor sent.
         init_scale: where the learned scale starts.
         normalise: compare directions only: Z is divided by its length first (off in the paper).
+        learned: M is only where the frame starts: it is trained, saved and sent (an ablation).
 
     Attributes:
-        frame: the buffer M, ``[C, D]``.
+        frame: the buffer M, ``[C, D]``; a parameter where it is learned.
         scale: learned, a scalar.
         bias: learned, one a class, ``[C]``, from 0.
 
@@ -150,11 +151,16 @@ class ETFClassifier(nn.Module):
 
     frame: Tensor
 
-    def __init__(self, frame: Tensor, init_scale: float = 10.0, *, normalise: bool = False) -> None:
+    def __init__(
+        self, frame: Tensor, init_scale: float = 10.0, *, normalise: bool = False, learned: bool = False
+    ) -> None:
         super().__init__()
         if frame.ndim != 2:
             raise ValueError(f"the frame must be [C, D], not {tuple(frame.shape)}")
-        self.register_buffer("frame", frame.detach().clone(), persistent=False)
+        if learned:
+            self.register_parameter("frame", nn.Parameter(frame.detach().clone()))
+        else:
+            self.register_buffer("frame", frame.detach().clone(), persistent=False)
         self.scale = nn.Parameter(torch.tensor(float(init_scale), dtype=frame.dtype))
         self.bias = nn.Parameter(torch.zeros(frame.shape[0], dtype=frame.dtype))
         self.normalise = normalise
@@ -162,7 +168,7 @@ class ETFClassifier(nn.Module):
     @property
     def class_axes(self) -> dict[str, int]:
         """Axis of the class in each parameter that belongs to classes."""
-        return {"bias": 0}
+        return {"bias": 0, "frame": 0} if isinstance(self.frame, nn.Parameter) else {"bias": 0}
 
     def forward(self, class_features: Tensor) -> Tensor:
         """Map class features ``[B, C, D]`` to cross logits ``[B, C, C]``."""

@@ -47,6 +47,7 @@ class FedNCANet(nn.Module):
         position_code: add a fixed sine-cosine code to the keys.
         normalise_features: divide class features by their length before they are compared with the frame.
         frame_seed: rotates the frame at random; None leaves it on the first C axes.
+        learned_frame: train the frame too, from the simplex on (an ablation).
         init_scale: where the classifier's scale starts.
         init_weights: local file with weights of the backbone, trained elsewhere.
         init_seed: seed of all other weights, apart from torch's global generator; None draws from that.
@@ -74,6 +75,7 @@ class FedNCANet(nn.Module):
         position_code: bool = False,
         normalise_features: bool = False,
         frame_seed: int | None = None,
+        learned_frame: bool = False,
         init_scale: float = 10.0,
         init_weights: str | None = None,
         init_seed: int | None = 0,
@@ -90,7 +92,9 @@ class FedNCANet(nn.Module):
             if dim != self.backbone.channels:
                 self.projection = nn.Conv2d(self.backbone.channels, dim, kernel_size=1)
             self.class_attention = _reader(frame, queries, num_heads, position_code)
-        self.classifier = ETFClassifier(frame, init_scale, normalise=normalise_features)
+        self.classifier = ETFClassifier(frame, init_scale, normalise=normalise_features, learned=learned_frame)
+        # Of a learned frame, what sites must agree on is where it starts.
+        self._first_frame = tensor_fingerprint(frame) if learned_frame else None
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,
             "backbone": backbone,
@@ -141,8 +145,8 @@ class FedNCANet(nn.Module):
         return attention_maps(output.attention, *self.feature_map_size(*image_size))
 
     def frame_fingerprint(self) -> str:
-        """SHA-256 of the frame, rounded to five decimals."""
-        return tensor_fingerprint(self.classifier.frame)
+        """SHA-256 of the frame, rounded to five decimals; of a learned one, of the simplex that it starts from."""
+        return self._first_frame or tensor_fingerprint(self.classifier.frame)
 
     def fingerprint(self) -> str:
         """SHA-256 of what must agree between sites: architecture, ordered names and shapes, frame and queries.

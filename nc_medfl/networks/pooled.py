@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from nc_medfl.networks.backbones import Backbone
-from nc_medfl.networks.etf import ArchitectureError
+from nc_medfl.networks.etf import ArchitectureError, tensor_fingerprint
+from nc_medfl.networks.heads import HEADS, make_head
 from nc_medfl.networks.identity import network_fingerprint, seeded_weights
 from nc_medfl.networks.weights import load_backbone_weights
 
@@ -18,9 +18,11 @@ class PooledOutput(NamedTuple):
 
     Attributes:
         logits: the predictions before the sigmoid, ``[B, C]``.
+        features: what the head read, ``[B, D]``.
     """
 
     logits: Tensor
+    features: Tensor
 
 
 class PooledNet(nn.Module):
@@ -30,9 +32,12 @@ class PooledNet(nn.Module):
         num_classes: C, the findings of the vocabulary, in its order.
         backbone: ``small``, ``small32``, ``resnet18``, ``resnet50`` or ``densenet121``.
         in_channels: channels of the image.
-        head: ``linear``, or ``mlp`` (LayerNorm, a hidden layer of D, GELU), the published baseline's.
+        head: ``linear``, ``mlp`` (LayerNorm, a hidden layer of D, GELU), the published baseline's, ``simplex`` or
+            ``prototypes`` (see :mod:`nc_medfl.networks.heads`).
         norm: ``batch`` or ``group``.
         init_weights: local file with weights of the backbone, trained elsewhere.
+        frame_seed: of the simplex that the last two start from (see :func:`simplex_etf`).
+        init_scale: of their logits.
         init_seed: seed of all other weights, apart from torch's global generator; None draws from that.
         library: whose layers the backbone is built from (see :class:`Backbone`).
 
@@ -49,6 +54,8 @@ class PooledNet(nn.Module):
         *,
         head: str = "linear",
         norm: str = "batch",
+        frame_seed: int | None = None,
+        init_scale: float = 10.0,
         init_weights: str | None = None,
         init_seed: int | None = 0,
         library: str = "monai",
@@ -56,11 +63,11 @@ class PooledNet(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ArchitectureError("a network needs 1 class or more. Name a finding.")
-        if head not in ("linear", "mlp"):
-            raise ArchitectureError(f"no head '{head}' (there are: linear, mlp). Name one of these.")
+        if head not in HEADS:
+            raise ArchitectureError(f"no head '{head}' (there are: {', '.join(HEADS)}). Name one of these.")
         with seeded_weights(init_seed):
             self.backbone = Backbone(backbone, in_channels, norm, library)
-            self.head = _head(head, self.backbone.channels, num_classes)
+            self.head = make_head(head, self.backbone.channels, num_classes, frame_seed, init_scale)
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,
             "backbone": backbone,
@@ -71,14 +78,10 @@ class PooledNet(nn.Module):
         if init_weights is not None:
             load_backbone_weights(self.backbone, init_weights)
 
-    @property
-    def class_axes(self) -> dict[str, int]:
-        """Axis of the class in each parameter that belongs to classes."""
-        return {"head.output.weight": 0, "head.output.bias": 0}
-
     def forward(self, image: Tensor) -> PooledOutput:
         """Read images ``[B, in_channels, H, W]``."""
-        return PooledOutput(self.head(self.backbone(image).mean(dim=(2, 3))))
+        features = self.backbone(image).mean(dim=(2, 3))
+        return PooledOutput(self.head(features), features)
 
     def predictions(self, image: Tensor) -> Tensor:
         """The logits ``[B, C]`` alone."""
@@ -86,15 +89,6 @@ class PooledNet(nn.Module):
         return logits
 
     def fingerprint(self) -> str:
-        """SHA-256 of what must agree between sites: architecture, ordered names and shapes."""
-        return network_fingerprint(self, self._settings, {})
-
-
-def _head(kind: str, dim: int, num_classes: int) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if kind == "mlp":
-        layers["norm"] = nn.LayerNorm(dim)
-        layers["hidden"] = nn.Linear(dim, dim)
-        layers["act"] = nn.GELU()
-    layers["output"] = nn.Linear(dim, num_classes)
-    return nn.Sequential(layers)
+        """SHA-256 of what must agree between sites: architecture, ordered names and shapes, and a fixed frame."""
+        frame = dict(self.head.named_buffers()).get("frame")
+        return network_fingerprint(self, self._settings, {} if frame is None else {"frame": tensor_fingerprint(frame)})

@@ -20,7 +20,11 @@ from torch.nn import functional as F
 
 
 def attend(
-    attention: nn.MultiheadAttention, queries: Tensor, feature_map: Tensor, code: Tensor | None = None
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    feature_map: Tensor,
+    code: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Let every query look over every image's feature map.
 
@@ -29,12 +33,13 @@ def attend(
         queries: ``[C, D]``, the same for every image.
         feature_map: X, ``[B, D, H, W]``.
         code: added to the keys, ``[H*W, D]``.
+        keep: the tokens that each query may look at, bool ``[B, C, H*W]``, one or more each; None: all.
 
     Returns:
         Features ``[B, C, D]`` and weights ``[B, heads, C, H*W]``, each row of which sums to one.
     """
     tokens = feature_map.flatten(2)
-    weights = look(attention, queries, tokens, code)
+    weights = look(attention, queries, tokens, code, keep)
     return _out(attention, _heads(attention, weights, tokens)), weights
 
 
@@ -60,18 +65,33 @@ def compare(
     return (weights * told).sum(dim=(1, 3)) + constant
 
 
-def look(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, code: Tensor | None = None) -> Tensor:
-    """Where every query looks.
+def look(
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    tokens: Tensor,
+    code: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Where every query looks, with each head: torch's module tells the same by ``average_attn_weights=False``.
 
     Args:
         attention: holds the parameters.
         queries: ``[C, D]``.
         tokens: ``[B, D, T]``.
         code: added to the keys, ``[T, D]``.
+        keep: the tokens that each query may look at, bool ``[B, C, T]``, one or more each; None: all.
 
     Returns:
-        Weights ``[B, heads, C, T]``.
+        Weights ``[B, heads, C, T]``; 0 for a token that is not kept.
     """
+    scores = _scores(attention, queries, tokens, code)
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None], -math.inf)
+    return scores.softmax(dim=-1)
+
+
+def _scores(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, code: Tensor | None) -> Tensor:
+    """What the softmax of :func:`look` is of."""
     (number, dim), heads = queries.shape, attention.num_heads
     folded = fold_keys(attention, queries)
     if number * (heads - 1) <= dim:
@@ -79,13 +99,12 @@ def look(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, code
         scores = _each_image(rows, tokens)
         if code is not None:
             scores = scores + rows @ code.t()
-        return scores.view(tokens.shape[0], heads, number, -1).softmax(dim=-1)
+        return scores.view(tokens.shape[0], heads, number, -1)
     weight, bias = _projection(attention, 1)
     keys = _each_image(weight, tokens) + bias[:, None]
     if code is not None:
         keys = keys + weight @ code.t()
-    scores = _projected_queries(attention, queries) @ keys.view(tokens.shape[0], heads, dim // heads, -1)
-    return scores.softmax(dim=-1)
+    return _projected_queries(attention, queries) @ keys.view(tokens.shape[0], heads, dim // heads, -1)
 
 
 def fold_keys(attention: nn.MultiheadAttention, queries: Tensor) -> Tensor:

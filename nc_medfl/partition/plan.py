@@ -61,13 +61,15 @@ class PartitionPlan:
 
     Attributes:
         site: site number of each image of the pool, -1 for one that no site may hold, ``[N]``.
-        held: whether a site was drawn to hold a finding, ``[C, S]``.
+        held: whether a site was drawn to hold a finding, or does where nothing is drawn, ``[C, S]``.
         draw: how many draws it took.
+        names: of the sites.
     """
 
     site: npt.NDArray[np.int64]
     held: npt.NDArray[np.bool_]
     draw: int
+    names: tuple[str, ...]
 
     @property
     def dropped(self) -> int:
@@ -94,8 +96,8 @@ def plan_partition(frame: pd.DataFrame, findings: tuple[str, ...], settings: Par
     Raises:
         UserError: if the pool is too small for the settings, or no draw gives every site its minimum.
     """
-    patients = _patient_numbers(frame)
-    splits = _splits(frame, patients)
+    patients = patient_numbers(frame)
+    splits = split_numbers(frame, patients)
     positive = label_matrix(frame, findings) == 1
     _check_pool(positive, patients, splits, settings)
     classes = np.column_stack([positive, ~positive.any(axis=1)])
@@ -134,17 +136,18 @@ def _draw(
         enough = settings.min_images if SPLITS[split] == "train" else 1
         if (np.bincount(site[rows][site[rows] != DROPPED], minlength=settings.sites) < enough).any():
             return None
-    return PartitionPlan(site, held[:-1], draw)
+    return PartitionPlan(site, held[:-1], draw, tuple(site_names(settings.sites)))
 
 
-def _patient_numbers(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+def patient_numbers(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """A number for each image's patient, in the order of their keys."""
     numbers = pd.factorize(frame["patient_key"], sort=True)[0].astype(np.int64)
     if (numbers < 0).any():
         raise UserError(f"manifest: {int((numbers < 0).sum())} images without patient_key. Prepare the store again.")
     return numbers
 
 
-def _splits(frame: pd.DataFrame, patients: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def split_numbers(frame: pd.DataFrame, patients: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Number of each image's split in :data:`SPLITS`."""
     splits: npt.NDArray[np.int64] = pd.Index(SPLITS).get_indexer(pd.Index(frame["split"])).astype(np.int64)
     if (splits < 0).any():

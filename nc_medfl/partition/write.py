@@ -16,12 +16,14 @@ from nc_medfl.config import SiteConfig, save_site_config
 from nc_medfl.data.store import Store, copy_rows, write_json, write_store
 from nc_medfl.errors import UserError
 from nc_medfl.partition.describe import SiteDescription, describe_sites
+from nc_medfl.partition.natural import NaturalSettings, plan_natural
 from nc_medfl.partition.picture import draw_description
-from nc_medfl.partition.plan import PartitionPlan, PartitionSettings, plan_partition, site_names
+from nc_medfl.partition.plan import PartitionPlan, PartitionSettings, plan_partition
 from nc_medfl.partition.tables import markdown_page
 
 SCHEMA_VERSION = 1
 INFO = "partition.json"
+_MISSED = "the site that took their patient misses one of their findings"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class Partition:
 
 
 def partition_store(
-    pool: Store, settings: PartitionSettings, out: str | Path, progress: Callable[[int, int], None] | None = None
+    pool: Store,
+    settings: PartitionSettings | NaturalSettings,
+    out: str | Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Partition:
     """Deal a pool out to sites and write them, whole or not at all.
 
@@ -59,7 +64,10 @@ def partition_store(
     """
     out = Path(out)
     _check_out(out, pool.folder)
-    plan = plan_partition(pool.manifest, pool.vocabulary.findings, settings)
+    if isinstance(settings, NaturalSettings):
+        plan = plan_natural(pool.manifest, pool.vocabulary.findings, settings)
+    else:
+        plan = plan_partition(pool.manifest, pool.vocabulary.findings, settings)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
@@ -96,14 +104,13 @@ def _check_out(out: Path, pool: Path) -> None:
 def _write(
     pool: Store,
     plan: PartitionPlan,
-    settings: PartitionSettings,
+    settings: PartitionSettings | NaturalSettings,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Any], SiteDescription]:
-    names = site_names(settings.sites)
     stores = {}
     total, done = len(pool) - plan.dropped, 0
-    for number, name in enumerate(names):
+    for number, name in enumerate(plan.names):
         rows = np.flatnonzero(plan.site == number)
         stores[name] = _write_site(pool, rows, folder / name, name)
         done += len(rows)
@@ -114,7 +121,7 @@ def _write(
     write_json(folder / INFO, info)
     for table, file in ((description.counts, "partition.csv"), (description.cooccurrence, "cooccurrence.csv")):
         table.to_csv(folder / file, index=False, lineterminator="\n", float_format="%.6g")
-    title = f"{settings.sites} sites, {_words(settings)}"
+    title = f"{len(plan.names)} sites, {_words(settings)}"
     draw_description(description, folder / "partition.png", title=title)
     page = markdown_page(description, title[0].upper() + title[1:], _remarks(info))
     (folder / "partition.md").write_text(page, encoding="utf-8")
@@ -138,7 +145,7 @@ def _write_site(pool: Store, rows: np.ndarray[Any, np.dtype[np.int64]], folder: 
 
 
 def _info(
-    pool: Store, plan: PartitionPlan, settings: PartitionSettings, description: SiteDescription
+    pool: Store, plan: PartitionPlan, settings: PartitionSettings | NaturalSettings, description: SiteDescription
 ) -> dict[str, Any]:
     findings = np.asarray(pool.vocabulary.findings)
     sites = {}
@@ -163,7 +170,9 @@ def _info(
     }
 
 
-def _words(settings: PartitionSettings) -> str:
+def _words(settings: PartitionSettings | NaturalSettings) -> str:
+    if isinstance(settings, NaturalSettings):
+        return f"one for each value of '{settings.column}'"
     words = [f"Dirichlet alpha {settings.alpha:g}"]
     if settings.missing_classes:
         words.append(f"{settings.missing_classes} findings missing at each")
@@ -177,11 +186,12 @@ def _remarks(info: dict[str, Any]) -> list[str]:
     remarks = [
         f"Dealt out of {pool['n_images']:,} images of {pool['n_patients']:,} patients, every patient to one site."
     ]
+    natural = "column" in info["settings"]
     if info["dropped"]:
-        remarks.append(
-            f"{info['dropped']:,} images were dropped: the site that took their patient misses one of their findings."
-        )
+        why = "their patient has no value in that column" if natural else _MISSED
+        remarks.append(f"{info['dropped']:,} images were dropped: {why}.")
     missing = [f"- {name}: {', '.join(site['missing'])}" for name, site in info["sites"].items() if site["missing"]]
     if missing:
-        remarks.append("Findings that a site was drawn to miss:\n\n" + "\n".join(missing))
+        how = "has no image of" if natural else "was drawn to miss"
+        remarks.append(f"Findings that a site {how}:\n\n" + "\n".join(missing))
     return remarks

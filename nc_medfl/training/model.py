@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary, load_vocabulary
 from nc_medfl.networks import FedNCANet, PooledNet
+from nc_medfl.settings import parse
 from nc_medfl.training.methods import get_method
 
 Network: TypeAlias = "FedNCANet | PooledNet"

@@ -66,9 +66,12 @@ def whole(output: Any, n_images: int) -> Any:
         output: a named tuple of tensors, images first.
         n_images: in the whole batch.
     """
-    if world_size() == 1 or n_images < world_size():
-        return output
-    return type(output)(*(_gathered(value, n_images) for value in output))
+    return type(output)(*(gathered(value, n_images) for value in output))
+
+
+def gathered(own: Tensor, n_images: int) -> Tensor:
+    """A tensor of the whole batch, images first, from each process's part, of which its own alone carries gradients."""
+    return own if world_size() == 1 or n_images < world_size() else _gathered(own, n_images)
 
 
 def loss_factor(n_images: int) -> int:

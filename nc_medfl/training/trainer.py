@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.training import parallel
+from nc_medfl.training.global_targets import GlobalTargets
 from nc_medfl.training.methods import LocalMemory, get_method
 
 Batch = dict[str, Tensor]
 #: Makes the batches of one epoch; the number given is unique over rounds and epochs, so shuffles differ.
 Batches = Callable[[int], Iterable[Batch]]
+
+
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def train_round(
     seed: int,
     optimizer_state: dict[str, Any] | None = None,
     memory: LocalMemory | None = None,
+    absent: Tensor | None = None,
 ) -> TrainingResult:
     """Train a network in place for the local epochs of one round.
 
@@ -93,6 +99,7 @@ def train_round(
         seed: of this site.
         optimizer_state: after an earlier round, to go on with; None starts afresh.
         memory: of the method, for one that has any.
+        absent: findings without a positive in the training split, ``[C]`` bool, for ``loss.absent_from_global``.
 
     Raises:
         UserError: if there is nothing to train on, or the loss is no longer finite.
@@ -104,6 +111,7 @@ def train_round(
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     rule = method.local_rule(network, settings, memory or LocalMemory())
+    retarget = _global_targets(network, settings, round_number, absent)
     model = parallel.spread(network, device)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.training.amp and device.type == "cuda")
     model.train()
@@ -114,10 +122,15 @@ def train_round(
             sums, n_samples = {}, 0
             for batch in batches(round_number * settings.training.local_epochs + epoch):
                 image = parallel.share(batch["image"]).to(device, non_blocking=True)
-                target = batch["label"].to(device, non_blocking=True)
+                target = retarget(image, batch["label"].to(device, non_blocking=True))
                 with torch.autocast(device.type, enabled=settings.training.amp):
                     output = model(image)
-                total, parts = loss_of(parallel.whole(output, len(target)), target)
+                output = parallel.whole(output, len(target))
+                total, parts = loss_of(output, target)
+                # Already there, but where several processes have a share each.
+                every = image if len(image) == len(target) else batch["image"].to(device, non_blocking=True)
+                if (term := rule.contrast(every, output)) is not None:
+                    total, parts = total + term[1], {**parts, term[0]: term[1]}
                 optimizer.zero_grad(set_to_none=True)
                 objective = total * parallel.loss_factor(len(target))
                 # Every process has the whole of a penalty on the weights, so it is no share of a sum.
@@ -131,13 +144,25 @@ def train_round(
                 rule.after_step()
                 _add_up(sums, {"loss": total, **parts}, len(target))
                 n_samples += len(target)
+        rule.after_epochs(lambda: batches((round_number + 1) * settings.training.local_epochs - 1))
     if n_samples == 0:
         raise UserError("no training images. Prepare a store whose train split is not empty.")
     losses = {name: float(value) / n_samples for name, value in sums.items()}
     if not all(torch.isfinite(torch.tensor(v)) for v in losses.values()):
-        raise UserError("the training loss is not finite. Lower training.lr, or set training.clip_norm.")
+        raise Diverged("the training loss is not finite. Lower training.lr, or set training.clip_norm.")
     state = optimizer.state_dict() if settings.training.keep_optimizer else None
     return TrainingResult(losses, n_samples, state, rule.finish())
+
+
+def _global_targets(
+    network: nn.Module, settings: JobSettings, round_number: int, absent: Tensor | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What makes the targets of a batch: the labels as they are, but for findings that the site doesn't have."""
+    share = settings.loss.absent_from_global
+    # In the first round the global model has seen nothing.
+    if share == 0 or round_number == 0 or absent is None or not bool(absent.any()):
+        return lambda _image, target: target
+    return GlobalTargets(network, absent, share, amp=settings.training.amp)
 
 
 def _clip(

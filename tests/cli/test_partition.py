@@ -113,7 +113,7 @@ def test_dealing_out_needs_neither_torch_nor_monai(pool: Path, tmp_path: Path) -
         "import sys\n"
         "from pathlib import Path\n"
         "from nc_medfl.cli.partition import partition\n"
-        f"partition(Path({str(pool)!r}), 2, Path({str(tmp_path / 'sites')!r}), alpha=1.0, min_images=5)\n"
+        f"partition(Path({str(pool)!r}), Path({str(tmp_path / 'sites')!r}), 2, alpha=1.0, min_images=5)\n"
         "sys.exit(3 if {'torch', 'monai', 'nvflare'} & set(sys.modules) else 0)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -248,3 +248,21 @@ def test_predictions_alone_are_the_logits(changes: dict[str, Any]) -> None:
     torch.nn.init.normal_(network.classifier.bias)
     image = torch.rand(3, 1, 64, 64)
     torch.testing.assert_close(network.predictions(image), network(image).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_frame_starts_at_the_simplex_is_trained_and_belongs_to_classes() -> None:
+    network = small(learned_frame=True)
+    assert torch.equal(network.frame, simplex_etf(5, 96))
+    assert "classifier.frame" in network.state_dict()
+    assert class_parameters(network)["classifier.frame"] == 0
+    before = network.fingerprint()
+    assert before != small().fingerprint()
+    targets = torch.eye(5)[:4]
+    output = network(images())
+    loss = FedNCALoss(network.frame, lambda_rejection=0.0)
+    loss(output.cross_logits, output.class_features, targets, network.frame).contrast.backward()
+    assert network.frame.grad is not None
+    assert network.frame.grad.abs().sum() > 0
+    with torch.no_grad():
+        network.frame.add_(1.0)
+    assert network.fingerprint() == before

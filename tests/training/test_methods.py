@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from nc_medfl.config import JobSettings, SiteConfig, parse
+from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.federation.controls import first_controls, moved
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.settings import parse
 from nc_medfl.training.methods import LocalMemory, get_method, join_extras, split_extras
 from nc_medfl.training.methods.fedprox import ProximalRule
 from nc_medfl.training.methods.scaffold import ScaffoldRule

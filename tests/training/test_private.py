@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nc_medfl.config import JobSettings, PrivateTraining, parse
+from nc_medfl.config import JobSettings, PrivateTraining
 from nc_medfl.networks.backbones import ChannelsLast
+from nc_medfl.settings import parse
 from nc_medfl.training.methods import get_method
 from nc_medfl.training.model import Network, build_network
 from nc_medfl.training.private import (
@@ -27,7 +28,7 @@ def job(method: str = "fednca", queries: str = "fixed", **training: object) -> J
         {
             "method": method,
             "network": {"backbone": "small", "norm": "group", "queries": queries},
-            "loss": {"lambda_rejection": 0},
+            "loss": {"lambda_rejection": 0, "absent_from_global": 0},
             "training": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0, **training},
         },
         where="test",
@@ -92,7 +93,10 @@ def test_the_loss_of_a_batch_is_the_mean_of_the_losses_of_its_images_without_rej
 def test_the_loss_with_rejection_is_no_such_mean_and_is_refused() -> None:
     settings = parse(
         JobSettings,
-        {"network": {"backbone": "small", "norm": "group"}, "loss": {"lambda_rejection": 1.0}},
+        {
+            "network": {"backbone": "small", "norm": "group"},
+            "loss": {"lambda_rejection": 1.0, "absent_from_global": 0.0},
+        },
         where="test",
     )
     network = build_network(settings).train()

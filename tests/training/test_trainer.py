@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.networks import FedNCANet
+from nc_medfl.settings import parse
 from nc_medfl.training.device import pick_device
 from nc_medfl.training.model import build_network, load_model, save_model
 from nc_medfl.training.trainer import parameter_groups, train_round

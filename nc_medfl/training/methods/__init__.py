@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from nc_medfl.training.methods import fedavg, fednca, fedprox, scaffold
+from nc_medfl.training.methods import fedavg, fedbn, fedetf, fednca, fednh, fedprox, moon, scaffold
 from nc_medfl.training.methods.base import LocalMemory, LossParts, Method, Tensors, join_extras, split_extras
 
-_METHODS: dict[str, Method] = {m.name: m for m in (fednca.METHOD, fedavg.METHOD, fedprox.METHOD, scaffold.METHOD)}
+_MODULES = (fednca, fedavg, fedprox, fedbn, scaffold, moon, fedetf, fednh)
+_METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in _MODULES}
 
 
 def get_method(name: str) -> Method:
-    """The method by its name in a job's settings (``fednca``, ``fedavg``, ``fedprox`` or ``scaffold``)."""
+    """The method by its name in a job's settings (see ``nc_medfl.config.MethodName``)."""
     return _METHODS[name]
 
 

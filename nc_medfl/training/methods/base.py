@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -37,10 +37,12 @@ class LocalMemory:
     Attributes:
         received: tensors that came with the model.
         kept: tensors of this site's own, after the last round that it trained in; empty at first.
+        fewest: positives that the mean of a class needs to leave the site.
     """
 
     received: Tensors = field(default_factory=dict)
     kept: Tensors = field(default_factory=dict)
+    fewest: int = 1
 
 
 class LocalRule:
@@ -50,8 +52,15 @@ class LocalRule:
         """A term for the loss of a step, under its name, or None."""
         return None
 
+    def contrast(self, _image: Tensor, _output: Any) -> tuple[str, Tensor] | None:
+        """A term for the loss of a step that the batch ``[B, channels, H, W]`` and the network's output decide."""
+        return None
+
     def after_step(self) -> None:
         """Called after each step of the optimiser."""
+
+    def after_epochs(self, _batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
+        """Called once, after the last step, with what gives the training images once more; it may change buffers."""
 
     def finish(self) -> LocalMemory:
         """What to send with the update (``received`` by the server) and what to keep; called once, at the end."""
@@ -61,6 +70,11 @@ class LocalRule:
 def plain_rule(_network: nn.Module, _settings: JobSettings, _memory: LocalMemory) -> LocalRule:
     """The rule of a method that adds nothing."""
     return LocalRule()
+
+
+def nothing_personal(_network: nn.Module) -> frozenset[str]:
+    """Of a method whose whole model is shared."""
+    return frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,9 @@ class Method:
         has_class_features: whether the output holds ``class_features``, so that collapse can be followed.
         local_rule: what it adds to local training, made for one round while the network holds the global weights.
         has_memory: whether each site keeps tensors of the method's on its disk, and tensors travel with the model.
+        keeps_state: whether each site keeps tensors on its disk, though none travel.
+        needs_class_means: whether means of a site's classes are in its update.
+        personal: names in the state dict that stay at each site: neither taken from the server nor sent to it.
     """
 
     name: str
@@ -86,3 +103,6 @@ class Method:
     has_class_features: bool
     local_rule: Callable[[nn.Module, JobSettings, LocalMemory], LocalRule] = plain_rule
     has_memory: bool = False
+    keeps_state: bool = False
+    needs_class_means: bool = False
+    personal: Callable[[nn.Module], frozenset[str]] = nothing_personal

@@ -24,6 +24,17 @@ def _network_args(settings: JobSettings, num_classes: int) -> dict[str, Any]:
     }
 
 
+def args_of_unit_head(head: str, settings: JobSettings, num_classes: int) -> dict[str, Any]:
+    """The arguments with another head: one that compares unit features with a frame or with prototypes."""
+    network = settings.network
+    return {
+        **_network_args(settings, num_classes),
+        "head": head,
+        "frame_seed": network.frame_seed,
+        "init_scale": network.init_scale,
+    }
+
+
 def _build_loss(_network: nn.Module, _settings: JobSettings) -> LossFunction:
     def parts(output: Any, targets: Tensor) -> LossParts:
         bce = masked_bce(output.logits, targets)

@@ -24,6 +24,7 @@ def _network_args(settings: JobSettings, num_classes: int) -> dict[str, Any]:
         "position_code": network.position_code,
         "normalise_features": network.normalise_features,
         "frame_seed": network.frame_seed,
+        "learned_frame": network.learned_frame,
         "init_scale": network.init_scale,
         "init_weights": network.init_weights,
         "init_seed": settings.seed,
@@ -31,8 +32,9 @@ def _network_args(settings: JobSettings, num_classes: int) -> dict[str, Any]:
 
 
 def _build_loss(network: nn.Module, settings: JobSettings) -> LossFunction:
+    learned = dict(network.named_parameters()).get("classifier.frame")
     loss = FedNCALoss(
-        network.get_buffer("classifier.frame"),
+        network.get_buffer("classifier.frame") if learned is None else learned,
         lambda_rejection=settings.loss.lambda_rejection,
         lambda_contrast=settings.loss.lambda_contrast,
         margin=settings.loss.margin,
@@ -42,7 +44,7 @@ def _build_loss(network: nn.Module, settings: JobSettings) -> LossFunction:
     )
 
     def parts(output: Any, targets: Tensor) -> LossParts:
-        result = loss(output.cross_logits, output.class_features, targets)
+        result = loss(output.cross_logits, output.class_features, targets, learned)
         return result.total, {"bce": result.bce, "rejection": result.rejection, "contrast": result.contrast}
 
     return parts
