@@ -6,16 +6,16 @@ settings carry no path and no data; those are the site's, in its own ``site.yaml
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nc_medfl.errors import UserError
 from nc_medfl.presets import with_presets
+from nc_medfl.settings import Settings, parse, read_yaml
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Device = Annotated[
@@ -23,13 +23,8 @@ Device = Annotated[
     Field(pattern=r"^(cpu|cuda:\d+)$"),
     BeforeValidator(lambda value: f"cuda:{value}" if isinstance(value, int) else value),
 ]
+MethodName = Literal["fednca", "fedavg", "fedprox", "fedbn", "scaffold", "moon", "fedetf", "fednh"]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values don't change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class StatisticsNoise(Settings):
@@ -65,6 +60,8 @@ class PrivacySettings(Settings):
         min_test_positives: so are the metrics of a finding with fewer positives than this in the split they are of.
         allow_histograms: false sends no histogram of scores with the final test.
         min_bin_patients: fewest patients in a run of bins of such a histogram.
+        min_group_patients: metrics of a group of patients (by sex, age and so on) with fewer than this are withheld;
+            the job may ask for more (``evaluation.min_group``).
         min_patients: takes no part with fewer patients than this in the training split.
         min_images: takes no part with fewer images than this in the training split.
         allow_class_statistics: false sends neither counts nor feature sums of any class.
@@ -83,6 +80,7 @@ class PrivacySettings(Settings):
     min_test_positives: int = Field(default=0, ge=0)
     allow_histograms: bool = True
     min_bin_patients: int = Field(default=5, ge=1)
+    min_group_patients: int = Field(default=10, ge=1)
     min_patients: int = Field(default=0, ge=0)
     min_images: int = Field(default=0, ge=0)
     allow_class_statistics: bool = True
@@ -92,7 +90,7 @@ class PrivacySettings(Settings):
     dp_sgd: PrivateTraining | None = None
     delta: float = Field(default=1e-5, gt=0, lt=1)
     max_epsilon: float | None = Field(default=None, gt=0)
-    allowed_methods: tuple[Literal["fednca", "fedavg", "fedprox", "scaffold"], ...] | None = None
+    allowed_methods: tuple[MethodName, ...] | None = None
     allowed_jobs: tuple[str, ...] | None = None
     audit: Path | None = None
 
@@ -168,6 +166,7 @@ class NetworkSettings(Settings):
     position_code: bool = False
     normalise_features: bool = False
     frame_seed: int | None = Field(default=None, ge=0)
+    learned_frame: bool = False
     init_scale: float = Field(default=10.0, gt=0)
     head: Literal["linear", "mlp"] = "linear"
     init_weights: str | None = None
@@ -182,6 +181,7 @@ class LossSettings(Settings):
     temperature: float = Field(default=0.07, gt=0)
     negatives: Literal["topk", "all", "random"] = "topk"
     contrast: Literal["cross_entropy", "cosine"] = "cross_entropy"
+    absent_from_global: float = Field(default=0.0, ge=0, le=1)
 
 
 class FedProxSettings(Settings):
@@ -192,6 +192,28 @@ class FedProxSettings(Settings):
     """
 
     mu: float = Field(default=0.01, ge=0)
+
+
+class MoonSettings(Settings):
+    """Of the method ``moon`` alone.
+
+    Attributes:
+        mu: weight of the contrast between models; 0 is FedAvg.
+        temperature: of the contrast.
+    """
+
+    mu: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.5, gt=0)
+
+
+class FedNHSettings(Settings):
+    """Of the method ``fednh`` alone.
+
+    Attributes:
+        rho: share of a prototype that stays from round to round.
+    """
+
+    rho: float = Field(default=0.9, ge=0, le=1)
 
 
 class TrainingSettings(Settings):
@@ -350,13 +372,14 @@ class JobSettings(Settings):
         name: of the run, in reports and folders.
         kind: ``train``, or a job without training: ``label_statistics`` (counts of labels at every site) or
             ``evaluate`` (``model`` tested at every site).
-        method: ``fednca``, ``fedavg``, ``fedprox`` or ``scaffold``.
+        method: one of :data:`MethodName`; ``nc_medfl/training/methods`` has a file on each.
         paper_compat: exactly the published FedNCA-ML, whatever else is set for network, loss, averaging and thresholds;
             else what is not set is as this package has found best (``nc_medfl/presets.yaml``).
         vocabulary: the findings; every site must be prepared for the same.
         rounds: of the federation.
         seed: of weights, shuffles and augmentation.
-        image_size: side in pixels of what the network sees; None for 224 or the stored size, whichever is less.
+        image_size: side in pixels of what the network sees, at most that of the stored images; None for 224 or the
+            stored size, whichever is less.
         transfer: type in which floating-point numbers of the model travel, both ways. The server's and the sites'
             own models are float32 always.
         model: of ``evaluate``: a run's model file on the *server's* disk.
@@ -366,7 +389,7 @@ class JobSettings(Settings):
 
     name: SiteName = "fednca_cxr"
     kind: Literal["train", "label_statistics", "evaluate"] = "train"
-    method: Literal["fednca", "fedavg", "fedprox", "scaffold"] = "fednca"
+    method: MethodName = "fednca"
     paper_compat: bool = False
     vocabulary: str = "nih14"
     rounds: int = Field(default=100, ge=1)
@@ -378,6 +401,8 @@ class JobSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     loss: LossSettings = LossSettings()
     fedprox: FedProxSettings = FedProxSettings()
+    moon: MoonSettings = MoonSettings()
+    fednh: FedNHSettings = FedNHSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     release: ReleaseSettings = ReleaseSettings()
@@ -412,48 +437,6 @@ class JobSettings(Settings):
                 "training": self.training.model_copy(update={"normalisation": normalisation}),
             }
         )
-
-
-S = TypeVar("S", bound=Settings)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        UserError: if the file is missing, unreadable, or not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML. Mend the syntax there.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path}: expected 'key: value' lines. See the examples in site_configs/ and jobs/.")
-    return content
-
-
-def parse(model: type[S], content: Mapping[str, Any], *, where: str, text: str | None = None) -> S:
-    """Check values against a settings model.
-
-    Args:
-        model: the settings class.
-        content: nested values as read.
-        where: what to name in an error: a file, or the option the values came from.
-        text: the YAML text, if there is one, to give the line.
-
-    Raises:
-        UserError: one line with the first thing that is wrong, and the remedy.
-    """
-    try:
-        return model.model_validate(dict(content))
-    except ValidationError as error:
-        raise UserError(_explain(model, error, where, text)) from error
 
 
 def load_site_config(path: str | Path) -> SiteConfig:
@@ -528,46 +511,3 @@ def _assign(content: dict[str, Any], keys: Sequence[str], value: Any, override: 
             raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set below it.")
         place = inner
     place[keys[-1]] = value
-
-
-def _explain(model: type[BaseModel], error: ValidationError, where: str, text: str | None) -> str:
-    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    location = [str(part) for part in first["loc"]]
-    place = where + _line_of(text, location)
-    dotted = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
-        return f"{place}: unknown key '{dotted}'. {remedy}"
-    if first["type"] == "missing":
-        return f"{place}: the key '{dotted}' is missing. Add it."
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{place}: {dotted}: {message} (given: {first['input']!r}). Mend the value."
-
-
-def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
-    for key in location:
-        annotation = model.model_fields[key].annotation if key in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
-
-
-def _line_of(text: str | None, location: Sequence[str]) -> str:
-    """``, line N`` of a key in YAML text, or nothing where it can't be told."""
-    if text is None or not location:
-        return ""
-    node = yaml.compose(text)
-    line: int | None = None
-    for key in location:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for key_node, value_node in node.value:
-            if key_node.value == key:
-                line, node = key_node.start_mark.line + 1, value_node
-                break
-        else:
-            break
-    return f", line {line}" if line else ""

@@ -12,10 +12,10 @@ from nc_medfl.config import (
     SiteConfig,
     load_job_settings,
     load_site_config,
-    parse,
     save_site_config,
 )
 from nc_medfl.errors import UserError
+from nc_medfl.settings import parse
 from tests_support import REPOSITORY
 
 

@@ -17,6 +17,7 @@ from nc_medfl.evaluation.patients import Floats, Scored, by_patient, resampled_s
 from nc_medfl.metrics.bootstrap import percentile_intervals
 from nc_medfl.metrics.calibration import Scaling, fit_platt, fit_temperature, log_losses, reliability_curve
 from nc_medfl.metrics.classification import NO_ANNOTATED, NO_FINDING_DEFINED, NOT_A_NUMBER, equal_mass_bins
+from nc_medfl.metrics.histograms import EDGES, bins_of
 
 NONE, TEMPERATURE, PLATT = "none", "temperature", "platt"
 METHODS = (NONE, TEMPERATURE, PLATT)
@@ -261,5 +262,8 @@ def _points(scores: Floats, labels: Floats, findings: Sequence[str]) -> list[dic
         if np.isnan(scores[:, c]).any():
             continue
         for number, point in enumerate(reliability_curve(scores[:, c], labels[:, c], _BINS)):
-            rows.append({"finding": finding, "bin": number, **vars(point)})
+            # No score of an image: the ends of the steps that the lowest and the highest lie in.
+            at = bins_of([point.lowest, point.highest])
+            ends = {"lowest": float(EDGES[at[0]]), "highest": float(EDGES[at[1] + 1])}
+            rows.append({"finding": finding, "bin": number, **vars(point), **ends})
     return rows

@@ -16,11 +16,12 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation.decide import rule_of
 from nc_medfl.evaluation.predictions import Predictions
-from nc_medfl.evaluation.tables import ENOUGH, MACRO, MICRO, POOLED, ROUGH
+from nc_medfl.evaluation.tables import ALL_SITES, ENOUGH, MACRO, MICRO, POOLED, ROUGH
 from nc_medfl.evaluation.thresholds import choose_thresholds
 from nc_medfl.metrics.bootstrap import bca_intervals, leave_groups_out, percentile_intervals, resample
 from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure, prepare_sample, reasons
 from nc_medfl.metrics.delong import delong, difference_p
+from nc_medfl.metrics.fairness import Estimate, mean_interval
 
 COMPARISONS_CSV = "comparisons.csv"
 COLUMNS = (
@@ -62,8 +63,9 @@ def compare_predictions(
     names: tuple[str, str],
     settings: EvaluationSettings | None = None,
     seed: int = 0,
+    pool: bool = True,
 ) -> pd.DataFrame:
-    """Differences ``a - b`` of every metric on the test rows, at each site and pooled.
+    """Differences ``a - b`` of every metric on the test rows: at each site, their mean over sites, and pooled.
 
     Both models are measured on the same resampled patients, each at thresholds of its own from its validation.
 
@@ -73,6 +75,7 @@ def compare_predictions(
         names: of both, for the rows.
         settings: rule of the thresholds, resamples (at least 1) and kind of interval; None takes the defaults.
         seed: of the bootstrap.
+        pool: False leaves ``pooled`` out, which says nothing where each site's images were scored by another model.
 
     Returns:
         Rows with :data:`COLUMNS`. ``p`` is the bootstrap's, two-sided; ``p_holm`` corrects it over the findings of
@@ -86,16 +89,39 @@ def compare_predictions(
     if not (a.split == "test").any():
         raise UserError("no row with split 'test' to compare on. Mark the rows to be measured as test.")
     rows: list[dict[str, Any]] = []
-    for site in (*a.sites, POOLED):
+    for site in (*a.sites, POOLED) if pool else a.sites:
         pair = [(p if site == POOLED else p.of(site=site)) for p in (a, b)]
         if not (pair[0].split == "test").any():
             continue
         about = {"model_a": names[0], "model_b": names[1], "site": site, "split": "test", "group": "all"}
         rows += [{**about, **row} for row in _place(pair[0], pair[1], settings, seed)]
+    rows += _means(rows)
     for row in rows:
         row["sentence"] = sentence(row)
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
     return table
+
+
+def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of site ``all``: the mean over two sites or more of their differences, where those are defined.
+
+    The interval is put together from the sites' own, which are of different patients.
+    """
+    table = pd.DataFrame([row for row in rows if row["site"] != POOLED])
+    if table["site"].nunique() < 2:
+        return []
+    out: list[dict[str, Any]] = []
+    for _, part in table.groupby(["finding", "metric"], sort=False):
+        told = part[part["difference"].notna()]
+        ends = (told[name].tolist() for name in ("difference", "low", "high"))
+        low, high = mean_interval([Estimate("", *end) for end in zip(*ends, strict=True)])
+        row: dict[str, Any] = {str(name): value for name, value in part.iloc[0].items()}
+        row |= {name: told[name].mean() for name in ("value_a", "value_b", "difference")}
+        row |= {"site": ALL_SITES, "low": low, "high": high, "p": np.nan, "p_holm": np.nan, "p_delong": np.nan}
+        row |= {name: int(part[name].sum()) for name in ("n_positive", "n_annotated")}
+        used = f"mean over {len(told)} of {len(part)} sites"
+        out.append({**row, "reason": used if len(told) else "undefined at every site"})
+    return out
 
 
 def _sample(predictions: Predictions, settings: EvaluationSettings) -> Sample:
@@ -187,7 +213,8 @@ def holm_correction(p: npt.ArrayLike) -> Floats:
 
 def sentence(row: dict[str, Any]) -> str:
     """What a comparison says, in words."""
-    where = "over all patients" if row["site"] == POOLED else f"at {row['site']}"
+    whole = {POOLED: "over all patients", ALL_SITES: "on average over sites"}
+    where = whole.get(row["site"], f"at {row['site']}")
     what = f"{row['metric']} of {row['finding']} {where}"
     if np.isnan(row["difference"]):
         return f"{what}: no comparison ({row['reason'] or 'undefined'})."

@@ -5,7 +5,7 @@ Everything that is chosen or fitted is chosen and fitted on validation; test is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import pandas as pd
 
 from nc_medfl.config import EvaluationSettings
 from nc_medfl.evaluation.calibrated import calibration_tables, fit_scaling
-from nc_medfl.evaluation.groups import POOLED, fairness_table, group_rows
-from nc_medfl.evaluation.patients import Floats, Scored, pooled_arrays
+from nc_medfl.evaluation.groups import FEW_IN_GROUP, POOLED, fairness_table, group_rows, rare_in_groups
+from nc_medfl.evaluation.patients import Scored, ScoredSplit, pooled_arrays
 from nc_medfl.evaluation.result_tables import (
     CALIBRATION_CSV,
     FAIRNESS_CSV,
@@ -30,15 +30,6 @@ from nc_medfl.evaluation.threshold_costs import RuleSettings, all_rules, thresho
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
 from nc_medfl.labels import Vocabulary
 from nc_medfl.metrics.classification import NOT_A_NUMBER
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredSplit:
-    """Scores beside labels; see :class:`~nc_medfl.evaluation.patients.Scored`."""
-
-    scores: Floats
-    labels: Floats
-    patients: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +109,8 @@ def group_metrics(
     run: str,
     model: str,
     seed: int = 0,
+    min_positives: int = 0,
+    places: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Rows of ``metrics.csv`` for groups of patients, at each site and over all sites' patients.
 
@@ -131,11 +124,19 @@ def group_metrics(
         run: for the rows, as is ``model``.
         model: which model.
         seed: of the bootstrap.
+        min_positives: findings with fewer positives in a group are withheld there.
+        places: names of sites, or ``pooled``; None takes all.
     """
     parts: list[pd.DataFrame] = []
     for site, found in with_pooled(sites, settings).items():
+        if places is not None and site not in places:
+            continue
         thresholds = chosen_thresholds(found.validation, settings)
         about = {"run": run, "model": model, "site": site, "split": "test"}
+        wanted: dict[str, npt.ArrayLike] = {
+            name: found.attributes[name] for name in settings.groups if name in found.attributes
+        }
+        rare = rare_in_groups(wanted, found.test.labels, min_positives) if min_positives else {}
 
         def evaluate(
             mask: npt.NDArray[np.bool_],
@@ -143,10 +144,12 @@ def group_metrics(
             found: SiteScores = found,
             thresholds: Thresholds = thresholds,
             about: Mapping[str, str] = about,
+            rare: Mapping[str, npt.NDArray[np.bool_]] = rare,
         ) -> pd.DataFrame:
+            hidden = rare.get(group, np.zeros(len(vocabulary), dtype=bool))
             table: pd.DataFrame = evaluate_site(
                 found.test.scores[mask],
-                found.test.labels[mask],
+                np.where(hidden, np.nan, found.test.labels[mask]),
                 found.test.patients[mask],
                 thresholds=thresholds,
                 vocabulary=vocabulary,
@@ -159,11 +162,10 @@ def group_metrics(
                 site=about["site"],
                 split=about["split"],
             )
+            names = [name for name, few in zip(vocabulary.findings, hidden, strict=True) if few]
+            table.loc[table["finding"].isin(names), "reason"] = FEW_IN_GROUP
             return table
 
-        wanted: dict[str, npt.ArrayLike] = {
-            name: found.attributes[name] for name in settings.groups if name in found.attributes
-        }
         patients = found.test.patients
         parts += group_rows(wanted, patients, vocabulary.findings, evaluate, about=about, min_group=settings.min_group)
     rows = as_table(pd.concat(parts, ignore_index=True) if parts else [])

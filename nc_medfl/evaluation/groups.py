@@ -45,6 +45,7 @@ FAIRNESS_COLUMNS = (
 )
 
 WITHHELD = "withheld: fewer than {} patients"
+FEW_IN_GROUP = "withheld by the site: too few positives in this group"
 _WITHHELD_START = WITHHELD.split("{", maxsplit=1)[0]
 #: The F1 of calling all positive says nothing of a model.
 _COMPARED = tuple(metric for metric in METRICS if metric != "f1_all_positive")
@@ -74,6 +75,37 @@ def _texts(name: str, values: npt.ArrayLike) -> npt.NDArray[np.str_]:
     given = pd.Series(np.asarray(values, dtype=object))
     texts: npt.NDArray[np.str_] = given.where(given.notna(), "").astype(str).str.strip().to_numpy(dtype=str)
     return texts
+
+
+def rare_in_groups(
+    attributes: Mapping[str, npt.ArrayLike], labels: npt.NDArray[np.float64], min_positives: int
+) -> dict[str, Bools]:
+    """Findings to withhold in each group: those with few positives there.
+
+    Where that would be a single group of an attribute, the next smallest is withheld too; else all patients less the
+    other groups would give it away. Images of which the attribute is not known count as a group that is withheld.
+
+    Args:
+        attributes: as for :func:`members`.
+        labels: of the images, ``[N, C]``, NaN unknown.
+        min_positives: smallest count of positives that may be told.
+
+    Returns:
+        By group id, ``[C]``.
+    """
+    out: dict[str, Bools] = {}
+    for name in attributes:
+        masks = dict(members({name: attributes[name]}))
+        if not masks:
+            continue
+        counts = np.stack([(labels[mask] == 1).sum(axis=0) for mask in masks.values()])
+        left = (labels[~np.any(list(masks.values()), axis=0)] == 1).sum(axis=0)
+        hidden = counts < min_positives
+        alone = ((hidden & (counts > 0)).sum(axis=0) == 1) & (left == 0)
+        told = np.where(hidden, np.iinfo(np.int64).max, counts)
+        hidden[told.argmin(axis=0)[alone], np.flatnonzero(alone)] = True
+        out |= dict(zip(masks, hidden, strict=True))
+    return out
 
 
 def group_rows(
@@ -116,7 +148,8 @@ def fairness_table(metrics: pd.DataFrame) -> pd.DataFrame:
     Args:
         metrics: rows of sites and groups.
     """
-    metrics = metrics[metrics["metric"].isin(_COMPARED)]
+    # Rows that were put together from several tables may share their numbers.
+    metrics = metrics[metrics["metric"].isin(_COMPARED)].reset_index(drop=True)
     attribute = metrics["group"].str.partition("=")[0]
     grouped = metrics[attribute != ALL].assign(attribute=attribute, member=metrics["group"])
     own = metrics[(metrics["group"] == ALL) & ~metrics["site"].isin([ALL, POOLED])]

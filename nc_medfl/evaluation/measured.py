@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,12 @@ def count_rows(labels: Floats, about: About, site: str) -> pd.DataFrame:
     return as_table(rows)
 
 
+def _groups(sites: Mapping[str, SiteScores], about: About, places: Collection[str]) -> pd.DataFrame:
+    return group_metrics(
+        sites, about.vocabulary, about.settings, run=about.run, model=about.model, seed=about.seed, places=places
+    )
+
+
 def measure_sites(
     sites: Mapping[str, SiteScores],
     about: About,
@@ -125,7 +131,7 @@ def measure_sites(
     Args:
         sites: scores by site.
         about: what it is a test of.
-        own_rows: the rows that the sites reported themselves; None measures them here.
+        own_rows: the rows that the sites reported themselves, with those of groups; None measures them here.
         on_progress: called with (done, total) steps: a site each, and one for all that follows.
     """
     if own_rows is None:
@@ -134,6 +140,8 @@ def measure_sites(
             on_progress(done, len(sites) + 1)
             parts.append(measure_site(found.validation, found.test, about, name))
         own_rows = pd.concat(parts, ignore_index=True)
+    if (own_rows["group"] == "all").all():
+        own_rows = pd.concat([own_rows, _groups(sites, about, sites)], ignore_index=True)
     on_progress(len(sites), len(sites) + 1)
     whole = [own_rows, mean_over_sites(own_rows)]
     together = with_pooled(sites, about.settings).get(POOLED)
@@ -142,9 +150,9 @@ def measure_sites(
         pooled = _rows(together.validation, together.test, about, POOLED)
         whole.append(say_uncalibrated(pooled, sites, about.vocabulary.findings, about.settings))
         whole.append(count_rows(together.test.labels, about, POOLED))
-    named = {"run": about.run, "model": about.model}
-    whole.append(group_metrics(sites, about.vocabulary, about.settings, seed=about.seed, **named))
+        whole.append(_groups(sites, about, [POOLED]))
     rows: pd.DataFrame = pd.concat(whole, ignore_index=True)
+    named = {"run": about.run, "model": about.model}
     tables = decision_tables(sites, rows, about.vocabulary, about.settings, seed=about.seed, **named)
     on_progress(len(sites) + 1, len(sites) + 1)
     return Measured(rows, tables)

@@ -1,8 +1,9 @@
-"""Sums over images, gathered by patient, so that quotients of them can be resampled cheaply."""
+"""Scores beside labels, and sums over images gathered by patient, so that quotients of them can be resampled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scored(Protocol):
-    """Scores beside labels, as :class:`nc_medfl.evaluation.site.Predictions` has them."""
+    """Anything that has scores beside labels, as :class:`ScoredSplit`."""
 
     @property
     def scores(self) -> Floats:
@@ -27,6 +28,21 @@ class Scored(Protocol):
     @property
     def patients(self) -> npt.NDArray[np.int64]:
         """A number for each image's patient, ``[N]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """Scores beside labels, of the images of one split of one site.
+
+    Attributes:
+        scores: probabilities, ``[N, C]``.
+        labels: 1, 0 or NaN (unknown), ``[N, C]``.
+        patients: a number for each image that tells its patient from the others, ``[N]``.
+    """
+
+    scores: Floats
+    labels: Floats
+    patients: npt.NDArray[np.int64]
 
 
 def pooled_arrays(parts: Sequence[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:

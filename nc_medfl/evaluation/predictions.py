@@ -17,8 +17,8 @@ import pandas as pd
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
-from nc_medfl.evaluation.decide import ScoredSplit, SiteScores
-from nc_medfl.evaluation.patients import pooled_arrays
+from nc_medfl.evaluation.decide import SiteScores
+from nc_medfl.evaluation.patients import ScoredSplit, pooled_arrays
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ from nc_medfl.evaluation.patients import Scored
 from nc_medfl.metrics.histograms import EDGES, count_runs
 
 SCORE_HISTOGRAMS_CSV = "score_histograms.csv"
-#: Fewest images in a bin.
+#: Fewest patients in a bin.
 MINIMUM = 5
 COLUMNS = ("run", "model", "site", "finding", "label", "low", "high", "count")
 
@@ -33,10 +33,11 @@ def score_histograms(test: Mapping[str, Scored], findings: Sequence[str], *, run
         scores, labels = test[site].scores, test[site].labels
         for c, finding in enumerate(findings):
             for name, value in (("positive", 1), ("negative", 0)):
-                chosen = scores[labels[:, c] == value, c]
+                given = labels[:, c] == value
+                chosen = scores[given, c]
                 if not np.isfinite(chosen).all():
                     continue
-                runs = count_runs(chosen, MINIMUM)
+                runs = count_runs(chosen, MINIMUM, test[site].patients[given])
                 ends = zip(EDGES[runs.first], EDGES[runs.last + 1], runs.count.tolist(), strict=True)
                 rows += [(run, model, site, finding, name, float(a), float(b), n) for a, b, n in ends]
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -13,6 +13,7 @@ from nc_medfl.evaluation.thresholds import Thresholds
 from nc_medfl.labels import Vocabulary
 from nc_medfl.metrics.bootstrap import Kind, bootstrap
 from nc_medfl.metrics.classification import METRICS, Sample, measure, prepare_sample, reasons
+from nc_medfl.metrics.fairness import Estimate, mean_interval
 
 #: Columns of ``metrics.csv``, in order.
 COLUMNS = (
@@ -38,6 +39,8 @@ THRESHOLD = "threshold"
 #: With fewer positives or fewer negatives than this, an interval is rough (benchmarks/coverage.py).
 ENOUGH = 50
 ROUGH = f"rough interval: fewer than {ENOUGH} of each label"
+_NO_INTERVAL = "no interval"
+_ONE_WITHOUT = f"{_NO_INTERVAL}: one of these sites has none"
 
 Rows = list[dict[str, Any]]
 
@@ -165,7 +168,8 @@ def _threshold_rows(sample: Sample, thresholds: Thresholds, findings: Sequence[s
 def mean_over_sites(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of site ``all``: the mean over sites of each value, where it is defined.
 
-    Every site counts the same, whatever its size. There is no interval; for that, see the sites or ``pooled``.
+    Every site counts the same, whatever its size. The interval is put together from the sites' own, which are of
+    different patients and so independent; it is of these sites, not of others like them.
 
     Args:
         rows: as :func:`evaluate_site` gives them, of one site or more; ``all`` and ``pooled`` are left out.
@@ -174,21 +178,38 @@ def mean_over_sites(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "model", "split", "group", "finding", "metric"]
     out: Rows = []
     for key, part in rows.groupby(keys, sort=False):
-        defined = part["value"].notna()
-        used, total = int(defined.sum()), len(part)
+        told = part[part["value"].notna()]
+        low, high = _mean_ends(told)
         out.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "site": ALL_SITES,
                 "value": part["value"].mean(),
-                "low": np.nan,
-                "high": np.nan,
+                "low": low,
+                "high": high,
                 "n_positive": int(part["n_positive"].sum()),
                 "n_annotated": int(part["n_annotated"].sum()),
-                "reason": f"mean over {used} of {total} sites" if used else "undefined at every site",
+                "reason": _mean_reason(told, len(part)),
             }
         )
     return as_table(out)
+
+
+def _mean_ends(told: pd.DataFrame) -> tuple[float, float]:
+    columns = (told[name].tolist() for name in ("value", "low", "high"))
+    return mean_interval([Estimate("", *ends) for ends in zip(*columns, strict=True)])
+
+
+def _mean_reason(told: pd.DataFrame, n_sites: int) -> str:
+    if not len(told):
+        return "undefined at every site"
+    texts = [f"mean over {len(told)} of {n_sites} sites"]
+    without, n_rough = int(told["low"].isna().sum()), int(told["reason"].str.contains(ROUGH, regex=False).sum())
+    if without and (without < len(told) or told["reason"].str.contains(_NO_INTERVAL, regex=False).any()):
+        texts.append(f"{_NO_INTERVAL}: {without} of these sites have none" if without > 1 else _ONE_WITHOUT)
+    elif n_rough:
+        texts.append(f"{ROUGH} at {n_rough} of these sites")
+    return "; ".join(texts)
 
 
 def as_table(rows: Rows | pd.DataFrame) -> pd.DataFrame:

@@ -61,7 +61,8 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         self._class_axes = class_parameters(network)
         self._trained = frozenset(name for name, _ in network.named_parameters())
         self._previous: dict[str, Tensor] = {k: v.clone() for k, v in network.state_dict().items()}
-        self._frame = network.frame if isinstance(network, FedNCANet) else None
+        # Where it is learned, collapse is followed beside the simplex that it starts from.
+        self._frame = network.frame.detach() if isinstance(network, FedNCANet) else None
         self._judge = Judge(self._rules)
         # FLARE hands over answers from several threads.
         self._lock = threading.RLock()

@@ -64,10 +64,10 @@ def read_losses(meta: Mapping[str, Any]) -> dict[str, float | None]:
     Raises:
         RefusedUpdate: if they are not a short mapping of names to numbers.
     """
-    content = _parsed(meta.get(keys.LOSSES, "{}"), "training losses")
+    content = parsed(meta.get(keys.LOSSES, "{}"), "training losses")
     if not isinstance(content, dict) or len(content) > MAX_LOSSES:
         raise RefusedUpdate("its training losses are not a short list of names and numbers")
-    return {_word(name, "training losses"): _number(value, "training losses") for name, value in content.items()}
+    return {word(name, "training losses"): number(value, "training losses") for name, value in content.items()}
 
 
 def read_validation(meta: Mapping[str, Any], findings: Collection[str], max_samples: int) -> list[Row]:
@@ -83,7 +83,7 @@ def read_validation(meta: Mapping[str, Any], findings: Collection[str], max_samp
     """
     what = "validation metrics"
     rows = _rows(meta.get(keys.ROWS, "[]"), what, VALIDATION_KEYS, findings, max_samples)
-    _check_once(rows, ("finding", "metric"), what)
+    check_once(rows, ("finding", "metric"), what)
     if any(row.get("split") != "val" for row in rows):
         raise RefusedUpdate(f"its {what} are of another split")
     return rows
@@ -97,14 +97,14 @@ def read_test(meta: Mapping[str, Any], findings: Collection[str], max_samples: i
     """
     what = "test metrics"
     rows = _rows(meta.get(keys.ROWS), what, TEST_KEYS, findings, max_samples)
-    _check_once(rows, ("split", "group", "finding", "metric"), what)
+    check_once(rows, ("split", "group", "finding", "metric"), what)
     if any(row.get("site") != meta.get("client_name") for row in rows):
         raise RefusedUpdate(f"its {what} are of another site")
     return rows
 
 
 def _rows(text: Any, what: str, known: Sequence[str], findings: Collection[str], max_samples: int) -> list[Row]:
-    content = _parsed(text, what)
+    content = parsed(text, what)
     if not isinstance(content, list):
         raise RefusedUpdate(f"its {what} are not a list of rows")
     names = {*findings, *OVERALL}
@@ -125,13 +125,14 @@ def _row(given: Any, what: str, known: Sequence[str], findings: Collection[str],
         elif key in _COUNTS:
             row[key] = _count(value, most, what)
         elif key == "reason":
-            row[key] = _reason(value, what)
+            row[key] = reason(value, what)
         else:
-            row[key] = _word(value, what)
+            row[key] = word(value, what)
     return row
 
 
-def _parsed(text: Any, what: str) -> Any:
+def parsed(text: Any, what: str) -> Any:
+    """JSON text of a site; :class:`RefusedUpdate` if it is none or too long."""
     if not isinstance(text, str):
         raise RefusedUpdate(f"its {what} are not text")
     if len(text) > MAX_CHARACTERS:
@@ -142,7 +143,7 @@ def _parsed(text: Any, what: str) -> Any:
         raise RefusedUpdate(f"its {what} are not valid JSON") from error
 
 
-def _number(value: Any, what: str) -> float | None:
+def number(value: Any, what: str) -> float | None:
     """A number; None, a NaN and an infinity are undefined, which is None."""
     if value is None:
         return None
@@ -156,11 +157,11 @@ def _number(value: Any, what: str) -> float | None:
 
 
 def _metric(value: Any, metric: str, what: str) -> float | None:
-    number = _number(value, what)
+    found = number(value, what)
     lowest = -1.0 if metric in _SIGNED else 0.0
-    if number is not None and metric not in _FREE and not lowest - _ROUNDING <= number <= 1.0 + _ROUNDING:
+    if found is not None and metric not in _FREE and not lowest - _ROUNDING <= found <= 1.0 + _ROUNDING:
         raise RefusedUpdate(f"its {what} lie outside of what a metric can be")
-    return number
+    return found
 
 
 def _count(value: Any, most: int, what: str) -> int | None:
@@ -171,13 +172,15 @@ def _count(value: Any, most: int, what: str) -> int | None:
     return int(value)
 
 
-def _word(value: Any, what: str) -> str:
+def word(value: Any, what: str) -> str:
+    """A short printable text."""
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_WORD or not value.isprintable():
         raise RefusedUpdate(f"its {what} hold something else than short names")
     return value
 
 
-def _reason(value: Any, what: str) -> str:
+def reason(value: Any, what: str) -> str:
+    """A line of text; empty for None."""
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > _MAX_REASON or not value.isprintable():
@@ -185,7 +188,8 @@ def _reason(value: Any, what: str) -> str:
     return value
 
 
-def _check_once(rows: Sequence[Row], columns: Sequence[str], what: str) -> None:
+def check_once(rows: Sequence[Row], columns: Sequence[str], what: str) -> None:
+    """Refuse rows of which two agree in some columns."""
     found = [tuple(row.get(column) for column in columns) for row in rows]
     if len(set(found)) != len(found):
         raise RefusedUpdate(f"its {what} say something twice")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
+from nc_medfl.settings import parse
 
 
 def to_arguments(settings: JobSettings) -> dict[str, Any]:

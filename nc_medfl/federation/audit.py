@@ -115,6 +115,8 @@ def _described(name: str, value: Any) -> tuple[int, Any]:
     text = value if isinstance(value, str) else json.dumps(value)
     if name == keys.ROWS:
         return len(text.encode()), {"rows": len(json.loads(text))}
+    if name == keys.TABLES:
+        return len(text.encode()), {"rows": {table: len(rows) for table, rows in json.loads(text).items()}}
     if name == keys.LOSSES:
         return len(text.encode()), {"losses": sorted(json.loads(text))}
     if name == keys.HISTOGRAMS:

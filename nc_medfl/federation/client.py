@@ -101,7 +101,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             settings = from_arguments(self.settings)
         except UserError as error:
             raise Refusal(UNKNOWN_SETTINGS, f"site {config.name} refuses the job: {error}") from error
-        store = open_site(config, load_vocabulary(settings.vocabulary))
+        store = open_site(config, load_vocabulary(settings.vocabulary), settings.image_size)
         told = started(
             meta if isinstance(meta, dict) else {},
             settings.for_sites().model_dump(mode="json"),
@@ -115,7 +115,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
     def _note_use(self, settings: JobSettings, config: SiteConfig, fl_ctx: FLContext) -> None:
         """Note at the site which images this run uses, for a patient who asks. A run doesn't fail for want of it."""
         settings = settings.for_sites()
-        store = open_site(config, load_vocabulary(settings.vocabulary))
+        store = open_site(config, load_vocabulary(settings.vocabulary), settings.image_size)
         try:
             record_use(
                 store,

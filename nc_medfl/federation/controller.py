@@ -11,8 +11,8 @@ After every round the state is on disk, and a job that is started again goes on 
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from nc_medfl.config import JobSettings
-from nc_medfl.data.store import write_atomic, write_json
+from nc_medfl.data.store import write_json
 from nc_medfl.errors import NcMedflError, RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
@@ -37,6 +37,7 @@ from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.server_step import ServerStep
+from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
 from nc_medfl.federation.tracking import Tracker
 from nc_medfl.labels import load_vocabulary
@@ -114,7 +115,7 @@ class FederationController(WaitingController):
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
             if server.has_memory:
-                server.restore(_read_state(results / keys.SERVER_STATE))
+                server.read(results / keys.SERVER_STATE)
             self.info(f"going on after round {saved.rounds}")
         log.progress(event="started", rounds=job.rounds, **({"resumed_after": run.finished} if saved else {}))
         model.meta = {**(model.meta or {}), keys.RUN_ID: run.run_id}
@@ -134,10 +135,12 @@ class FederationController(WaitingController):
         model = self.update_model(model, result)
         self.save_model(model)
         save_model(run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=rounds + 1, prints=run.prints)
+        if str(rounds + 1) in os.environ.get(keys.ENV_KEEP_MODELS, "").split(","):
+            kept = run.server.handed_out(model.params)
+            name = keys.ROUND_MODEL.format(rounds + 1)
+            save_model(run.log.folder / name, kept, run.job, rounds=rounds + 1, prints=run.prints)
         if run.server.has_memory:
-            buffer = io.BytesIO()
-            torch.save(run.server.state(), buffer)
-            write_atomic(run.log.folder / keys.SERVER_STATE, buffer.getvalue())
+            run.server.write(run.log.folder / keys.SERVER_STATE)
         run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
         return model
 
@@ -359,22 +362,14 @@ class FederationController(WaitingController):
         for site, (_, reason) in exchange.absent().items():
             rows += _untested(run, site, f"no final test: {reason}")
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
-        write_federation(
-            run.log.folder, {site_of(answer): answer.meta for answer in answers}, rows, run.job, self.warning
-        )
+        metas = {site_of(answer): answer.meta for answer in answers}
+        write_federation(run.log.folder, metas, rows, run.job, self.warning)
+        write_site_tables(run.log.folder, metas, run.job, self.warning)
         write_json(
             run.log.folder / keys.SUMMARY,
             {"best_round": rounds, "best_score": score, "fingerprints": chosen["fingerprints"]},
         )
         run.log.progress(event="finished", round=rounds, score=score, sites=_presence(exchange))
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not one of its own
-        raise RunFailed("the saved state of the server's optimiser can't be read. Start the job afresh.") from error
-    return state
 
 
 def _untested(run: _Run, site: str, reason: str) -> list[Row]:

@@ -16,6 +16,8 @@ LOSSES = "nc_medfl.losses"
 ROWS = "nc_medfl.rows"
 #: Histograms of scores, as JSON text (``score_counts``).
 HISTOGRAMS = "nc_medfl.histograms"
+#: What thresholds cost and calibration at a site, as JSON text (``site_tables``).
+TABLES = "nc_medfl.tables"
 #: A mapping: what the site protects, and at which epsilon (``Guard.report``).
 PRIVACY = "nc_medfl.privacy"
 #: In the meta of a model that is sent: which federation it is of, so that a site finds its own state again.
@@ -32,10 +34,12 @@ COLLAPSE_CSV = "collapse.csv"
 UPDATES_CSV = "updates.csv"
 PRIVACY_CSV = "privacy.csv"
 SITE_METRICS = "site_metrics.json"
+SITE_TABLES = "site_tables.json"
 FEDERATION_CSV = "federation.csv"
 PROGRESS = "progress.jsonl"
 BEST_MODEL = "model_best.pt"
 LAST_MODEL = "model_last.pt"
+ROUND_MODEL = "model_round{}.pt"
 CONTROLS = "scaffold_controls.pt"
 #: What the server's own optimiser remembers, and the models whose mean is handed out.
 SERVER_STATE = "server_state.pt"
@@ -54,6 +58,8 @@ ENV_SITES_DIR = "NC_MEDFL_SITES_DIR"
 #: The process id of the client that a trainer process works for.
 ENV_PARENT = "NC_MEDFL_PARENT"
 ENV_STATE_DIR = "NC_MEDFL_STATE_DIR"
+#: Numbers of rounds, joined by commas, whose models a server leaves in its results (:data:`ROUND_MODEL`).
+ENV_KEEP_MODELS = "NC_MEDFL_KEEP_MODELS"
 #: ``N:FOLDER`` where the sites of one machine take turns, N at a time.
 ENV_TURNS = "NC_MEDFL_TURNS"
 

@@ -6,7 +6,7 @@ checked against. Every site is there in every round; nothing is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +54,15 @@ class LocalResult:
     """A finished federation.
 
     Attributes:
-        best: the chosen round and its score.
+        best: the chosen round and its score; None where no round could be chosen, and the last was taken.
+        round: the chosen one.
         model: the chosen model.
         last: the model after the last round.
         rows: the sites' own final metrics, as in ``metrics.csv``.
     """
 
-    best: Chosen
+    best: Chosen | None
+    round: int
     model: dict[str, Tensor]
     last: dict[str, Tensor]
     rows: Rows
@@ -93,6 +95,11 @@ class LocalFederation:
             for name, config in sorted(configs.items())
         }
 
+    def models(self, model: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The models that a global one stands for: itself, or one a site where layers stay at the sites."""
+        own = [worker.own() for worker in self.workers.values()]
+        return [{**model, **layers} for layers in own] if any(own) else [dict(model)]
+
     def rounds(self, *, score: bool = True) -> Iterator[LocalRound]:
         """All rounds of the job, each as it ends.
 
@@ -112,11 +119,15 @@ class LocalFederation:
             before, model = model, server.step(model, averaged)
             yield LocalRound(number + 1, before, model, server.handed_out(model), updates)
 
-    def run(self) -> LocalResult:
+    def run(self, *, on_round: Callable[[int], None] = lambda _number: None, or_last: bool = False) -> LocalResult:
         """All rounds, the choice of one on validation, and the final test at the sites.
 
+        Args:
+            on_round: called with the number of each round that has ended.
+            or_last: take the last round where none can be chosen.
+
         Raises:
-            RunFailed: if the score is undefined at every site in every round.
+            RunFailed: if the score is undefined at every site in every round, unless ``or_last``.
         """
         best: Chosen | None = None
         chosen: dict[str, Tensor] = {}
@@ -127,13 +138,17 @@ class LocalFederation:
             if done.number > 1 and _is_better(score, best):
                 best, chosen = Chosen(done.number - 1, score), done.sent
             model = done.handed_out
+            on_round(done.number)
         score = _score({name: worker.validate(model).rows for name, worker in self.workers.items()})
         if _is_better(score, best):
             best, chosen = Chosen(self.settings.rounds, score), model
-        if best is None:
+        if best is None and or_last:
+            chosen = model
+        elif best is None:
             raise RunFailed("no round could be chosen: the macro AUC on validation is undefined at every site.")
         rows = [row for worker in self.workers.values() for row in worker.evaluate(chosen)]
-        return LocalResult(best, chosen, model, rows)
+        number = best.rounds if best else self.settings.rounds
+        return LocalResult(best, number, chosen, model, rows)
 
 
 def _is_better(score: Score, best: Chosen | None) -> bool:

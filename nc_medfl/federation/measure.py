@@ -41,7 +41,11 @@ def measure(validation: Scored, test: Scored, settings: JobSettings, site: str) 
 
 
 def predict_everywhere(
-    model: Path, sites: Path, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+    model: Path,
+    sites: Path,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    only: str | None = None,
 ) -> tuple[dict[str, SiteScores], JobSettings]:
     """A model's scores at every site, and the settings that it was trained with.
 
@@ -49,6 +53,7 @@ def predict_everywhere(
         model: a run's model file.
         sites: folder with the sites' settings.
         on_progress: called with (done, total) sites.
+        only: score one site's images alone.
 
     Raises:
         UserError: for a bad model file, site folder or store.
@@ -56,7 +61,7 @@ def predict_everywhere(
     from nc_medfl.federation.worker import SiteWorker
 
     network, settings, _ = load_model(model)
-    files = site_files(sites)
+    files = {name: path for name, path in site_files(sites).items() if only in (None, name)}
     found: dict[str, SiteScores] = {}
     for done, (name, path) in enumerate(files.items()):
         on_progress(done, len(files))

@@ -93,6 +93,9 @@ def _check_training(settings: JobSettings, config: SiteConfig) -> None:
     if config.privacy.update_clip is not None and get_method(settings.method).has_memory:
         why = f"privacy.update_clip bounds the model, and {settings.method} sends more beside it"
         _refuse(config, TRAINING, why)
+    if get_method(settings.method).needs_class_means and not config.privacy.allow_class_statistics:
+        why = f"{settings.method} sends class means, and privacy.allow_class_statistics is false"
+        _refuse(config, STATISTICS, why)
     if not config.privacy.dp_sgd:
         return
     found = obstacles(settings)

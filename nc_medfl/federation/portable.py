@@ -134,6 +134,11 @@ class UnknownSize(UserError):
 
 
 def _network(settings: JobSettings) -> NetworkDescription:
+    if settings.method == "fedbn":
+        raise UserError(
+            "fedbn has no single model: each site's batch normalisation stays on its own disk. "
+            "Make the model file from a run of another method."
+        )
     spec = network_spec(settings)
     args = {name: value for name, value in spec["args"].items() if name in NetworkDescription.model_fields}
     return NetworkDescription(kind=spec["class_path"].rpartition(".")[2], **args)

@@ -8,12 +8,16 @@ last few global models (as in stochastic weight averaging, Izmailov et al., UAI 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nc_medfl.config import AggregationSettings
+from nc_medfl.data.store import write_atomic
+from nc_medfl.errors import RunFailed
 
 Tensors = dict[str, Tensor]
 
@@ -84,6 +88,24 @@ class ServerStep:
             else:
                 self._moments[kind][name] = value
         self._models = [models[index] for index in sorted(models)]
+
+    def write(self, path: Path) -> None:
+        """Put :meth:`state` on disk, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(self.state(), buffer)
+        write_atomic(path, buffer.getvalue())
+
+    def read(self, path: Path) -> None:
+        """Take up what :meth:`write` left.
+
+        Raises:
+            RunFailed: if it can't be read.
+        """
+        try:
+            state: Tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is not one of its own
+            raise RunFailed("the saved state of the server's optimiser can't be read. Start the job afresh.") from error
+        self.restore(state)
 
     def _move(self, name: str, change: Tensor) -> Tensor:
         rules = self._settings

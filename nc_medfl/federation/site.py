@@ -79,11 +79,16 @@ def _of(site: str, path: Path) -> SiteConfig:
     return config
 
 
-def open_site(config: SiteConfig, vocabulary: Vocabulary) -> Store:
+def open_site(config: SiteConfig, vocabulary: Vocabulary, image_size: int | None = None) -> Store:
     """Open a site's store and check that it is labelled for the federation's findings.
 
+    Args:
+        config: the site's.
+        vocabulary: the job's.
+        image_size: side of what the job's network is to see, pixels, if the job says.
+
     Raises:
-        UserError: if the store is missing or labelled for other findings.
+        UserError: if the store is missing, labelled for other findings, or holds smaller images than the job wants.
     """
     store = open_store(config.store)
     if store.vocabulary.fingerprint != vocabulary.fingerprint:
@@ -94,28 +99,38 @@ def open_site(config: SiteConfig, vocabulary: Vocabulary) -> Store:
             f"site {config.name}: its store is labelled for '{store.vocabulary.name}', the job for "
             f"'{vocabulary.name}' ({detail}). Prepare it with --vocabulary {vocabulary.name}, or set the job's."
         )
+    stored = max(store.shape)
+    if image_size is not None and image_size > stored:
+        raise UserError(
+            f"site {config.name}: image_size is {image_size}, its images are stored with {stored} pixels a side, and "
+            f"enlarging shows no more. Set image_size to {stored} or less in the job (--set image_size={stored}), or "
+            f"prepare its store anew with --size {image_size}."
+        )
     if len(store.positions("train")) == 0:
         raise UserError(f"site {config.name}: no training images. Prepare its store with a train split.")
     return store
 
 
-def check_sites(folder: str | Path, vocabulary: Vocabulary) -> tuple[dict[str, Store], list[str]]:
+def check_sites(
+    folder: str | Path, vocabulary: Vocabulary, image_size: int | None = None
+) -> tuple[dict[str, Store], list[str]]:
     """Open every site in a folder and say what a federation of them will lack.
 
     Args:
         folder: as for :func:`site_files`.
         vocabulary: the job's.
+        image_size: as for :func:`open_site`.
 
     Returns:
         Stores by site, and warnings: findings without a validation positive at a site.
 
     Raises:
-        UserError: if a store is missing or labelled for other findings, or no site has a validation
+        UserError: as :func:`open_site`, or if no site has a validation
             positive of anything, so that no round could be chosen.
     """
     stores = {}
     for name, path in site_files(folder).items():
-        stores[name] = open_site(load_site_config(path), vocabulary)
+        stores[name] = open_site(load_site_config(path), vocabulary, image_size)
     if len(stores) < 2:
         raise UserError(f"{folder}: {len(stores)} site in it; a federation needs two or more.")
     warnings: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from nc_medfl.config import SiteConfig, load_site_config, parse
+from nc_medfl.config import SiteConfig, load_site_config
 from nc_medfl.data.private import write_private
 from nc_medfl.data.store import open_store, write_atomic
 from nc_medfl.errors import UserError
@@ -32,6 +32,7 @@ from nc_medfl.federation.kit import (
     with_own_storage,
     without_custom_code,
 )
+from nc_medfl.settings import parse
 
 #: Folder in a server's kit for its jobs and snapshots.
 STORAGE = "storage"

@@ -64,7 +64,8 @@ def make_worker(
     settings: JobSettings, config: SiteConfig, state_root: Path, run_id: str, store: Store | None = None
 ) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any; ``store`` if it is open already."""
-    keeps = settings.training.keep_optimizer or get_method(settings.method).has_memory
+    method = get_method(settings.method)
+    keeps = settings.training.keep_optimizer or method.has_memory or method.keeps_state
     state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
     return SiteWorker(settings, config, state, run_id, store)
 
@@ -96,7 +97,8 @@ def do_task(worker: SiteWorker, task: Task) -> Answer:
     if worker.state:
         worker.state.forget()
     histograms = {} if tested.histograms is None else {keys.HISTOGRAMS: tested.histograms}
-    return Answer(None, {keys.ROWS: json.dumps(tested.rows), **histograms})
+    texts = {keys.ROWS: json.dumps(tested.rows), keys.TABLES: json.dumps(tested.tables)}
+    return Answer(None, {**texts, **histograms})
 
 
 def _statistics_meta(statistics: SiteStatistics) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.data.dataset import StoreBatches, epoch_batches, make_loader
 from nc_medfl.data.store import Store
 from nc_medfl.data.transforms import AugmentationSettings
-from nc_medfl.evaluation.site import Predictions, predict
+from nc_medfl.evaluation.groups import ATTRIBUTES
+from nc_medfl.evaluation.patients import ScoredSplit
+from nc_medfl.evaluation.site import predict
 from nc_medfl.federation.accounting import DP_SGD, Release
 from nc_medfl.federation.class_statistics import SiteStatistics
-from nc_medfl.federation.measure import measure
+from nc_medfl.federation.final_test import FinalTest, final_test, say_withheld, too_rare, without
 from nc_medfl.federation.privacy import Guard, entropy, first_images
-from nc_medfl.federation.score_counts import counts_text
 from nc_medfl.federation.site import open_site
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.labels import load_vocabulary
@@ -40,8 +41,6 @@ Rows = list[dict[str, Any]]
 
 #: A sum of features over fewer patients than this is, or nearly is, the feature of one of them.
 _FEWEST_PATIENTS = 2
-
-_WITHHELD = "withheld by the site: too few positives"
 
 #: Side in pixels of the published experiments' images.
 _PUBLISHED_SIZE = 224
@@ -79,19 +78,6 @@ class LocalUpdate:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class FinalTest:
-    """What a site tells of the chosen model.
-
-    Attributes:
-        rows: its metrics on the test split here.
-        histograms: counts of scores in bins, as the text that travels; None where the site sends none.
-    """
-
-    rows: Rows
-    histograms: str | None
-
-
 class SiteWorker:
     """One site: its store open, its network built, ready for the server's tasks.
 
@@ -119,11 +105,12 @@ class SiteWorker:
         self.state = state
         self.config = config
         self.vocabulary = load_vocabulary(settings.vocabulary)
-        self.store: Store = open_site(config, self.vocabulary) if store is None else store
+        self.store: Store = open_site(config, self.vocabulary, settings.image_size) if store is None else store
         if config.threads:
             torch.set_num_threads(config.threads)
         self._device = pick_device(config.device)
         self.network = build_network(settings).to(self._device)
+        self._personal = get_method(settings.method).personal(self.network)
         self.fingerprints = {
             **fingerprints(self.network, self.vocabulary),
             "preparation": str(self.store.info["settings_hash"]),
@@ -146,15 +133,17 @@ class SiteWorker:
         """
         model, received = split_extras(params)
         if score:
-            before = self.validate(model)
+            before = self.validate(model, round_number)
         else:
-            self.load(model)
+            self.load(model, round_number)
             before = GlobalModelCheck([], self._statistics(features=False))
         result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         # A loss tells of the patients as the model does, and has no noise on it.
         losses = {} if self.config.privacy.protects_model else result.losses
-        sent = self.guard.update(trained, model)
+        sent = self.guard.update(
+            {name: model[name] if name in self._personal else trained[name] for name in trained}, model
+        )
         return LocalUpdate(sent, losses, result.n_samples, before, result.memory.received)
 
     def _train_plainly(self, round_number: int, received: Mapping[str, Tensor]) -> TrainingResult:
@@ -166,7 +155,8 @@ class SiteWorker:
             round_number=round_number,
             seed=self._seed,
             optimizer_state=self.state.load_optimizer(round_number) if self.state else None,
-            memory=LocalMemory(received, kept),
+            memory=LocalMemory(received, kept, self.config.privacy.min_positives),
+            absent=torch.as_tensor((self.store.labels()[self.store.positions("train")] == 1).sum(axis=0) == 0),
         )
         if self.state and parallel.rank() == 0:
             _keep(self.state, round_number, result)
@@ -194,9 +184,9 @@ class SiteWorker:
         # Who was drawn is nobody's business; the weight of the site is its number of images.
         return TrainingResult(result.losses, len(rows))
 
-    def validate(self, params: Mapping[str, Tensor]) -> GlobalModelCheck:
+    def validate(self, params: Mapping[str, Tensor], round_number: int | None = None) -> GlobalModelCheck:
         """Score a model on the validation split and sum up its features over the training split."""
-        self.load(params)
+        self.load(params, round_number)
         return GlobalModelCheck(self._validation_rows(), self._statistics())
 
     def evaluate(self, params: Mapping[str, Tensor]) -> Rows:
@@ -210,30 +200,30 @@ class SiteWorker:
             params: the chosen global model.
         """
         self.load(params)
-        validation, test = self.predictions("val"), self.predictions("test")
-        hidden = self._too_rare(test.labels)
-        found = measure(_without(validation, hidden), _without(test, hidden), self.settings, self.config.name)
-        privacy, parts = self.config.privacy, {"val": validation, "test": test}
-        histograms = counts_text(parts, self.vocabulary.findings, privacy) if privacy.allow_histograms else None
-        return FinalTest(self._say_withheld(_rows(found), hidden), histograms)
+        manifest = self.store.manifest.iloc[self.store.positions("test")]
+        attributes = {name: manifest[name].to_numpy(dtype=object) for name in ATTRIBUTES if name in manifest}
+        parts = self.predictions("val"), self.predictions("test")
+        return final_test(*parts, attributes, self.settings, self.config)
 
-    def predictions(self, split: str) -> Predictions:
+    def predictions(self, split: str) -> ScoredSplit:
         """Scores and labels of a split, with the network as it is now."""
         patients = self._patients[self.store.positions(split)]
         return predict(self.network, self._batches(split, training=False), patients, len(self.vocabulary))
 
-    def load(self, params: Mapping[str, Tensor]) -> None:
-        """Put the parameters and buffers of a global model into this site's network."""
-        self.network.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
+    def load(self, params: Mapping[str, Tensor], round_number: int | None = None) -> None:
+        """Put a global model into this site's network, with the site's own layers where the method has any.
 
-    def _too_rare(self, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Findings whose metrics stay, since too few patients' images are behind them."""
-        few: npt.NDArray[np.bool_] = (labels == 1).sum(axis=0) < self.config.privacy.min_test_positives
-        return few
+        Args:
+            params: its parameters and buffers.
+            round_number: with the layers that this round starts with; None takes the newest.
+        """
+        self.network.load_state_dict({**{n: torch.as_tensor(v) for n, v in params.items()}, **self.own(round_number)})
 
-    def _say_withheld(self, rows: Rows, hidden: npt.NDArray[np.bool_]) -> Rows:
-        names = {name for name, rare in zip(self.vocabulary.findings, hidden, strict=True) if rare}
-        return [row | {"reason": _WITHHELD} if row["finding"] in names else row for row in rows]
+    def own(self, round_number: int | None = None) -> dict[str, Tensor]:
+        """The layers that stay at this site, as :meth:`load` takes them; none before its first round."""
+        if not self._personal or self.state is None:
+            return {}
+        return self.state.load_memory(self.settings.rounds if round_number is None else round_number)
 
     def _batches(
         self,
@@ -262,8 +252,8 @@ class SiteWorker:
     def _validation_rows(self) -> Rows:
         """AUC of each finding, of all pairs together, and the mean over findings where it is defined."""
         found = self.predictions("val")
-        hidden = self._too_rare(found.labels)
-        found = _without(found, hidden)
+        hidden = too_rare(found.labels, self.config.privacy)
+        found = without(found, hidden)
         sample = prepare_sample(found.scores, found.labels)
         values = measure_sample(sample)
         names = [*self.vocabulary.findings, "macro", "micro"]
@@ -271,7 +261,8 @@ class SiteWorker:
         counts = [(int(p), int(n)) for p, n in zip(sample.n_positive, sample.n_annotated, strict=True)]
         counts.insert(-1, counts[-1])
         columns = zip(names, values["auc"][0].tolist(), counts, reasons(sample, values)["auc"], strict=True)
-        return self._say_withheld([_auc_row(*column) for column in columns], hidden)
+        rare = {name for name, few in zip(self.vocabulary.findings, hidden, strict=True) if few}
+        return say_withheld([_auc_row(*column) for column in columns], rare)
 
     @torch.inference_mode()
     def _statistics(self, *, features: bool = True) -> SiteStatistics:
@@ -318,13 +309,6 @@ def network_size(settings: JobSettings, store: Store) -> tuple[int, int]:
     return height, width
 
 
-def _without(found: Predictions, hidden: npt.NDArray[np.bool_]) -> Predictions:
-    """Predictions in which some findings are unknown everywhere, so that nothing of them enters a mean either."""
-    labels = found.labels.copy()
-    labels[:, hidden] = np.nan
-    return Predictions(found.scores, labels, found.patients)
-
-
 def _keep(state: SiteState, round_number: int, result: TrainingResult) -> None:
     """Put what the next round needs on the site's disk."""
     if result.optimizer is not None:
@@ -340,12 +324,6 @@ def _of_one_patient(chosen: npt.NDArray[np.bool_], patients: npt.NDArray[np.int6
     n_patients = np.logical_or.reduceat(np.take(chosen, order, axis=-2), starts, axis=-2).sum(axis=-2)
     few: npt.NDArray[np.bool_] = (n_patients > 0) & (n_patients < _FEWEST_PATIENTS)
     return few
-
-
-def _rows(table: pd.DataFrame) -> Rows:
-    """Rows with None for NaN, as JSON has it."""
-    rows: Rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return rows
 
 
 def _auc_row(finding: str, value: float, counts: tuple[int, int], reason: str) -> dict[str, Any]:

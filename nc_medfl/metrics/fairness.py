@@ -89,6 +89,23 @@ def difference_interval(a: Estimate, b: Estimate) -> tuple[float, float]:
     return low, difference + math.hypot(a.high - a.value, b.value - b.low)
 
 
+def mean_interval(parts: Sequence[Estimate]) -> tuple[float, float]:
+    """Interval of the mean of independent numbers from their own, in the same way; NaN where one has none.
+
+    An end on the wrong side of its own value (a biased interval) counts as lying on the value.
+    """
+    n = len(parts)
+    if not n:
+        return math.nan, math.nan
+    mean = sum(part.value for part in parts) / n
+    below = math.hypot(*(_not_below_0(part.value - part.low) for part in parts)) / n
+    return mean - below, mean + math.hypot(*(_not_below_0(part.high - part.value) for part in parts)) / n
+
+
+def _not_below_0(value: float) -> float:
+    return value if math.isnan(value) else max(value, 0.0)
+
+
 def age_bands(ages: npt.ArrayLike) -> npt.NDArray[np.str_]:
     """Ages by decade: ``60-69``, ``90+`` from 90 on, empty where unknown.
 

@@ -121,3 +121,20 @@ def test_the_command_writes_both_tables_the_same_each_time(tmp_path):
         assert result.exit_code == 0, result.output
         written.append([(out / name).read_bytes() for name in ("metrics.csv", "comparisons.csv")])
     assert written[0] == written[1]
+
+
+def test_the_mean_over_sites_is_that_of_their_differences(tmp_path):
+    _table(tmp_path / "a.csv", seed=1)
+    _table(tmp_path / "b.csv", seed=2)
+    tables = [read_predictions(tmp_path / name) for name in ("a.csv", "b.csv")]
+    settings = EvaluationSettings(resamples=60)
+    rows = compare_predictions(*tables, names=("A", "B"), settings=settings)
+    cells = [_cell(rows, site=site, finding="Mass", metric="auc") for site in ("north", "south")]
+    mean = _cell(rows, site="all", finding="Mass", metric="auc")
+    assert mean.difference == pytest.approx(np.mean([cell.difference for cell in cells]))
+    below = np.hypot(*(cell.difference - cell.low for cell in cells)) / 2
+    assert mean.low == pytest.approx(mean.difference - below)
+    assert mean.reason == "mean over 2 of 2 sites"
+    assert "on average over sites" in mean.sentence
+    unpooled = compare_predictions(*tables, names=("A", "B"), settings=settings, pool=False)
+    pd.testing.assert_frame_equal(unpooled, rows[rows["site"] != "pooled"].reset_index(drop=True))

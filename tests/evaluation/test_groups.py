@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nc_medfl.evaluation.groups import fairness_table, group_rows, members
@@ -74,3 +75,9 @@ def test_the_worst_calibrated_group_is_the_one_with_the_largest_error():
 
 def test_one_site_alone_is_not_compared():
     assert fairness_table(as_table([_row("a")])).empty
+
+
+def test_rows_put_together_from_several_tables_are_compared_as_one_table_is():
+    parts = [as_table([_row("a", "sex=F", value=0.7)]), as_table([_row("a", "sex=M", value=0.9)])]
+    table = fairness_table(pd.concat(parts))  # both rows are number 0
+    assert table["worst_group"].tolist() == ["sex=F"]

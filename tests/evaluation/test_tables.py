@@ -131,12 +131,36 @@ def test_the_mean_over_sites_counts_the_sites_where_a_value_is_defined():
     cell = _cell(mean, "Mass", "auc", "all")
     values = [_cell(a, "Mass", "auc")["value"], _cell(b, "Mass", "auc", "B")["value"]]
     assert cell["value"] == pytest.approx(np.mean(values))
-    assert cell["reason"] == "mean over 2 of 2 sites"
+    assert cell["reason"] == "mean over 2 of 2 sites; rough interval: fewer than 50 of each label at 2 of these sites"
     hernia = _cell(mean, "Hernia", "auc", "all")
     assert hernia["value"] == pytest.approx(_cell(a, "Hernia", "auc")["value"])
-    assert hernia["reason"] == "mean over 1 of 2 sites"
+    assert hernia["reason"].startswith("mean over 1 of 2 sites")
     nowhere = mean_over_sites(b)
     assert _cell(nowhere, "Hernia", "auc", "all")["reason"] == "undefined at every site"
+
+
+def test_the_interval_of_the_mean_is_about_that_of_resampling_each_site_s_patients():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    parts = [_evaluate(site, seed, n=240, resamples=1000) for seed, site in enumerate("ABC")]
+    cell = _cell(mean_over_sites(pd.concat([rows for rows, _, _ in parts])), "Mass", "auc", "all")
+    means = []
+    for _ in range(600):
+        aucs = []
+        for _, scores, labels in parts:
+            images = 2 * rng.integers(0, 120, 120)[:, None] + np.arange(2)  # patients have two images each
+            aucs.append(roc_auc_score(labels[images.ravel(), 0], scores[images.ravel(), 0]))
+        means.append(np.mean(aucs))
+    np.testing.assert_allclose([cell["low"], cell["high"]], np.quantile(means, [0.025, 0.975]), atol=0.006)
+
+
+def test_a_mean_has_no_interval_where_a_site_has_none_and_says_so():
+    a, b = _evaluate("A", 1)[0], _evaluate("B", 2, resamples=0)[0]
+    cell = _cell(mean_over_sites(pd.concat([a, b])), "Mass", "auc", "all")
+    assert np.isnan(cell["low"])
+    assert cell["reason"] == "mean over 2 of 2 sites; no interval: one of these sites has none"
+    assert _cell(mean_over_sites(b), "Mass", "auc", "all")["reason"] == "mean over 1 of 1 sites"  # none was asked for
 
 
 def test_rows_of_all_and_pooled_take_no_part_in_the_mean():

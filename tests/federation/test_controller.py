@@ -16,7 +16,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 
 from nc_medfl import __version__
-from nc_medfl.config import FederationSettings, JobSettings, parse
+from nc_medfl.config import FederationSettings, JobSettings
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator
@@ -27,6 +27,7 @@ from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.state import RoundStore
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network, fingerprints
 
 SETTINGS = parse(JobSettings, {"method": "fedavg", "network": {"backbone": "small"}}, where="test")

@@ -46,8 +46,12 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["training.optimizer=sgd", "training.lr=0.05", "training.local_epochs=2"],
             marks=pytest.mark.faults,
         ),
+        *(
+            pytest.param("fedavg_cxr", [f"method={method}"], marks=pytest.mark.faults)
+            for method in ("fedbn", "moon", "fedetf", "fednh")
+        ),
     ],
-    ids=["fednca", "fedprox", "scaffold"],
+    ids=["fednca", "fedprox", "scaffold", "fedbn", "moon", "fedetf", "fednh"],
 )
 def test_flare_and_a_loop_in_one_process_give_the_same_weights(
     sites: Path, tmp_path: Path, job: str, more: list[str]

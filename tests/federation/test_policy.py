@@ -14,7 +14,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
-from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig, parse, save_site_config
+from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig, save_site_config
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
@@ -24,6 +24,7 @@ from nc_medfl.federation.audit import read_audit
 from nc_medfl.federation.client import SiteExecutor
 from nc_medfl.federation.policy import CATEGORIES, Refusal, check_job
 from nc_medfl.federation.tasks import in_few_words
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network
 from tests_support import tiny_site
 
@@ -92,7 +93,10 @@ def test_what_the_policy_denies_is_refused_with_the_key_that_denies_it(
         ({"release": {"class_statistics": "none", "min_positives": 1}}, {"min_positives": 5}),
         ({"kind": "evaluate"}, {"dp_sgd": {"multiplier": 1.0}, "allow_class_statistics": False}),
         (
-            {"network": {"backbone": "small", "norm": "group"}, "loss": {"lambda_rejection": 0}},
+            {
+                "network": {"backbone": "small", "norm": "group"},
+                "loss": {"lambda_rejection": 0, "absent_from_global": 0},
+            },
             {"dp_sgd": {"multiplier": 1.0}, "statistics_noise": NOISE},
         ),
     ],

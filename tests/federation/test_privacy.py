@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig, parse
+from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation.accounting import STATISTICS, Ledger, Release, gaussian_epsilon
@@ -32,6 +32,7 @@ from nc_medfl.federation.privacy import (
 from nc_medfl.federation.tasks import Task, do_task
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.metrics.collapse import class_statistics
+from nc_medfl.settings import parse
 from tests_support import tiny_site
 
 PLAIN = parse(JobSettings, {"network": {"backbone": "small"}}, where="test").for_sites()

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from nc_medfl.cli.main import app
-from nc_medfl.config import PrivacySettings, load_site_config, parse, save_site_config
+from nc_medfl.config import PrivacySettings, load_site_config, save_site_config
 from nc_medfl.federation.accounting import Release, epsilon_of
 from nc_medfl.federation.audit import read_audit
+from nc_medfl.settings import parse
 from tests_support import REPOSITORY, tiny_site
 
 ROUNDS = 2
@@ -26,6 +27,7 @@ PRIVACY: dict[str, dict[str, Any]] = {
     "gamma": {"min_patients": 4321},
 }
 SETTINGS = ["network.backbone=small", "network.norm=group", "loss.lambda_rejection=0", "training.lr=1e-3"]
+SETTINGS += ["loss.absent_from_global=0"]
 SETTINGS += [f"rounds={ROUNDS}", "federation.min_sites=2", "federation.grace=5", "evaluation.resamples=0"]
 
 

@@ -22,9 +22,11 @@ import torch
 from nc_medfl.config import JobSettings, load_job_settings, load_site_config
 from nc_medfl.data.store import open_store, shard_path
 from nc_medfl.data.usage import run_folders, runs_that_used
+from nc_medfl.evaluation.result_tables import write_rows
 from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.processes import family, stop
 from nc_medfl.federation.site import site_files
+from nc_medfl.federation.site_tables import tables_of
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.networks import class_parameters, simplex_etf
@@ -32,7 +34,15 @@ from nc_medfl.training.model import build_network, load_model
 from tests_support import REPOSITORY, tiny_site
 
 ROUNDS = 2
-OVERRIDES = [f"rounds={ROUNDS}", "network.backbone=small", "aggregation.weighting=class_aware", "training.lr=1e-3"]
+OVERRIDES = [
+    f"rounds={ROUNDS}",
+    "network.backbone=small",
+    "training.lr=1e-3",
+    "aggregation.weighting=class_aware",
+    # The replay takes the average as it is.
+    "aggregation.server_optimizer=none",
+    "aggregation.average_last=1",
+]
 MISSING = "Hernia"
 
 
@@ -106,6 +116,21 @@ def test_histograms_bound_what_all_patients_together_give(finished: Path) -> Non
     assert len(told) > 0
     for row in told.to_dict("records"):
         assert row["low"] - 1e-5 <= pooled[(row["metric"], row["finding"])] <= row["high"] + 1e-5
+
+
+def test_the_numbers_of_the_sites_are_those_of_the_stores_at_hand(finished: Path) -> None:
+    (sent,) = (finished / "flare").rglob("site_tables.json")
+    tables = tables_of(sent.parent)
+    assert set(tables) >= {"thresholds.csv", "calibration.csv", "reliability.csv", "score_histograms.csv"}
+    for name, table in tables.items():
+        here = pd.read_csv(finished / name)
+        if name == "thresholds.csv":
+            here = here[here["scope"] == "site"].reset_index(drop=True)
+        if name == "reliability.csv":
+            here = here[here["n"] >= 5].reset_index(drop=True)
+        assert len(here) > 0 or name == "reliability.csv", name  # tenths of 24 images are too few
+        write_rows(table, sent.parent / name)
+        pd.testing.assert_frame_equal(pd.read_csv(sent.parent / name), here, check_dtype=False)
 
 
 def test_collapse_is_told_by_site_and_finding(finished: Path) -> None:

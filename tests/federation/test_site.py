@@ -63,6 +63,15 @@ def test_sites_with_different_vocabularies_are_refused(tmp_path: Path) -> None:
         check_sites(tmp_path, NIH)
 
 
+def test_images_smaller_than_what_the_job_wants_are_refused_with_key_and_remedy(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tiny_site(tmp_path, name)
+    stored = max(check_sites(tmp_path, NIH)[0]["a"].shape)
+    assert len(check_sites(tmp_path, NIH, stored)[0]) == 2
+    with pytest.raises(UserError, match=rf"site a: image_size is {stored + 1}, .*--set image_size={stored}\)"):
+        check_sites(tmp_path, NIH, stored + 1)
+
+
 def test_findings_without_validation_positives_are_a_warning(tmp_path: Path) -> None:
     tiny_site(tmp_path, "a", missing=["Hernia"])
     tiny_site(tmp_path, "b", splits={"train": 0.8, "test": 0.2})

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nc_medfl.config import JobSettings, SiteConfig, parse
+from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.settings import parse
 from tests_support import tiny_site
 
 RUN = "0123456789abcdef" * 2

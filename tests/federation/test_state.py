@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.state import RoundStore, state_folder
+from nc_medfl.settings import parse
 from nc_medfl.training.model import save_model
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.federation.tracking import check_tracking, values_of
+from nc_medfl.settings import parse
 from tests_support import REPOSITORY, tiny_site
 
 Told = dict[tuple[str, str, int], float]

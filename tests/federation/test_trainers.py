@@ -15,12 +15,13 @@ import psutil
 import pytest
 import torch
 
-from nc_medfl.config import JobSettings, SiteConfig, parse
+from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.tasks import Answer, Task, TrainerDied, in_few_words
 from nc_medfl.federation.trainers import InlineTrainer, ProcessTrainer, RemoteError, make_trainer
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network
 from tests_support import tiny_site
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig, parse
+from nc_medfl.config import JobSettings, PrivacySettings, SiteConfig
 from nc_medfl.data.store import Store
 from nc_medfl.federation.worker import SiteWorker
+from nc_medfl.settings import parse
 from tests_support import tiny_site
 
 SETTINGS = parse(JobSettings, {"network": {"backbone": "small"}}, where="test").for_sites()

@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nc_medfl.config import JobSettings, load_job_settings, load_site_config, parse
+from nc_medfl.config import JobSettings, load_job_settings, load_site_config
 from nc_medfl.federation.label_counts import site_counts
 from nc_medfl.federation.site import site_files
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network, fingerprints, save_model
 from tests_support import REPOSITORY, tiny_site
 

@@ -118,9 +118,10 @@ def _run(spec: dict[str, Any], note: _Notes) -> None:
 
 def _to_the_end(spec: dict[str, Any], link: Any, note: _Notes) -> None:
     """Submit the job and follow it; where it fails and may be restarted, submit it again."""
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
     from nc_medfl.federation.environments import session
     from nc_medfl.federation.environments.job_files import least_sites
+    from nc_medfl.settings import parse
 
     job_id: str | None = spec["job_id"]
     if job_id is not None:

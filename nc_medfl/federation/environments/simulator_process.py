@@ -21,8 +21,9 @@ def main(spec_file: str) -> None:
     from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
     from nvflare.recipe.sim_env import SimEnv
 
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
     from nc_medfl.federation.jobs import recipe_builder
+    from nc_medfl.settings import parse
 
     settings = parse(JobSettings, spec["settings"], where="job settings")
     local = Path(spec["workspace"]) / settings.name / "local"

@@ -38,7 +38,7 @@ def check_config(path: Path, name: str | None) -> tuple[Result, SiteConfig | Non
 def check_store(config: SiteConfig, job: JobSettings | None) -> tuple[Result, Store | None]:
     """Whether the store can be opened, has every image that its manifest names, and speaks of the job's findings."""
     try:
-        store = open_site(config, load_vocabulary(job.vocabulary)) if job else open_store(config.store)
+        store = open_site(config, load_vocabulary(job.vocabulary), job.image_size) if job else open_store(config.store)
         _every_shard_is_whole(store)
     except UserError as error:
         return failed("store", str(error), ""), None

@@ -13,6 +13,7 @@ from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.exchange import site_of
 from nc_medfl.federation.federation_wide import write_federation
+from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, load_model
@@ -50,6 +51,7 @@ class EvaluateController(QuestionController):
         ]
         metas = {site_of(answer): answer.meta for answer in answers.values()}
         write_federation(folder, metas, rows, job, self.warning)
+        write_site_tables(folder, metas, job, self.warning)
         about = {"run": job.name, "model": job.method, "split": "test", "group": "all", "metric": "auc"}
         empty = {"value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
         for site, reason in absent.items():

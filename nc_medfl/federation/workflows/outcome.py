@@ -14,9 +14,13 @@ from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation import as_table, mean_over_sites, write_metrics
+from nc_medfl.evaluation.decide import write_decisions
+from nc_medfl.evaluation.groups import fairness_table
+from nc_medfl.evaluation.result_tables import FAIRNESS_CSV
 from nc_medfl.federation import keys
 from nc_medfl.federation.label_counts import PAIRS_OF, table, together_table
 from nc_medfl.federation.run_folder import LABEL_STATISTICS, copy_federation_table, write_table
+from nc_medfl.federation.site_tables import tables_of
 from nc_medfl.training.model import load_model
 
 LABELS_JSON = "label_statistics.json"
@@ -107,7 +111,8 @@ def _summary(sites: dict[str, Any], findings: list[str], absent: dict[str, str])
 def _evaluate(settings: JobSettings, results: Path, out: Path) -> Outcome:
     rows = as_table(json.loads((results / keys.SITE_METRICS).read_text(encoding="utf-8"))["rows"])
     whole: pd.DataFrame = pd.concat([rows, mean_over_sites(rows)], ignore_index=True)
-    files = [*write_metrics(whole, out), *copy_federation_table(results, out)]
+    tables = {**tables_of(results), FAIRNESS_CSV: fairness_table(whole)}
+    files = [*write_metrics(whole, out), *write_decisions(tables, out), *copy_federation_table(results, out)]
     prints: dict[str, str] = {}
     if settings.model and Path(settings.model).is_file():
         prints = dict(load_model(Path(settings.model))[2]["fingerprints"])
