@@ -14,7 +14,7 @@ import pandas as pd
 from nc_medfl.config import EvaluationSettings
 from nc_medfl.evaluation import choose_thresholds, evaluate_site, mean_over_sites, write_metrics
 from nc_medfl.evaluation.decide import SiteScores, decision_tables, write_decisions
-from nc_medfl.evaluation.site import Predictions
+from nc_medfl.evaluation.patients import ScoredSplit
 from nc_medfl.labels import Vocabulary, load_vocabulary
 
 SITES = ("st_mary", "riverside", "uni_clinic", "county")
@@ -74,7 +74,7 @@ def _metrics(folder: Path, sites: Sequence[str], vocabulary: Vocabulary, resampl
     rows = pd.concat([*tables[:-1], mean_over_sites(pd.concat(named)), tables[-1]], ignore_index=True)
     write_metrics(rows, folder)
     scores = {
-        site: SiteScores(Predictions(*validation), Predictions(*test))
+        site: SiteScores(ScoredSplit(*validation), ScoredSplit(*test))
         for site, (validation, test) in zip(sites, parts, strict=True)
     }
     settings = EvaluationSettings(resamples=resamples)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
 
+if TYPE_CHECKING:
+    from nc_medfl.benchmark.matrix import Matrix
+
 
 def bench(
     matrix: Annotated[Path, typer.Argument(metavar="MATRIX.yaml", help="Data sets, partitions, methods and seeds.")],
-    out: Annotated[Path, typer.Option(help="Folder of the study; what is there already is not run again.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; what is there already is not run again.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a thread each.")] = 1,
     data: Annotated[
         list[str] | None,
@@ -22,6 +27,12 @@ def bench(
         list[str] | None, typer.Option(help="Only runs whose address fits, such as '*/iid/fedavg/*'. Repeatable.")
     ] = None,
     tables: Annotated[bool, typer.Option("--tables", help="Run nothing; make the tables of what is there.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Initial weights of the backbone, instead of settings.network.init_weights.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run nothing; measure steps here, and say how long all would take.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Run a matrix of data sets, partitions, methods and seeds; stop it at any time, and run it again to go on.
@@ -33,7 +44,12 @@ def bench(
     from nc_medfl.benchmark.runner import Outcome, run_matrix
     from nc_medfl.errors import RunFailed, UserError
 
-    study = load_matrix(matrix, data or [])
+    study = load_matrix(matrix, data or [], weights)
+    if estimate:
+        _estimate(study, only or [], as_json)
+        return
+    if out is None:
+        raise UserError("bench: where to? Give --out a folder.")
     if tables:
         if not (out / "runs").is_dir():
             raise UserError(f"{out}: no runs in it. Leave --tables out to make them.")
@@ -52,3 +68,16 @@ def bench(
     emit(payload | {"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
     if outcome.failed:
         raise RunFailed(f"{len(outcome.failed)} runs failed. Mend what they say, and run the same command again.")
+
+
+def _estimate(study: Matrix, only: list[str], as_json: bool) -> None:
+    from nc_medfl.benchmark.estimate import device_name, estimate, lines_of
+    from nc_medfl.benchmark.runner import select
+
+    with progress_bar("Measuring") as progress:
+        rows = estimate(study, select(study, only), progress)
+    emit(
+        {"device": device_name(), "hours": round(sum(row["hours"] for row in rows), 3), "rows": rows},
+        lines_of(rows),
+        as_json,
+    )

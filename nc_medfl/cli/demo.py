@@ -9,8 +9,9 @@ import typer
 
 from nc_medfl.cli.console import console, progress_bar
 from nc_medfl.cli.run import run_federation
-from nc_medfl.config import JobSettings, SiteConfig, parse, save_site_config
+from nc_medfl.config import JobSettings, SiteConfig, save_site_config
 from nc_medfl.errors import UserError
+from nc_medfl.settings import parse
 
 #: What the demo changes in the published settings, so that it ends in minutes on two cores: a small network
 #: on small images, which then wants a larger step.

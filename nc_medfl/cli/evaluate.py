@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nc_medfl.cli.against import (
+    Against,
+    compare_models,
+    compare_tables,
+    label_of,
+    model_of,
+    others_of,
+    said,
+    tables_of,
+)
 from nc_medfl.cli.console import console, emit, progress_bar
 from nc_medfl.cli.evaluate_options import (
     Calibrate,
@@ -21,15 +31,13 @@ from nc_medfl.cli.evaluate_options import (
     ThresholdRule,
     overridden,
 )
-from nc_medfl.cli.run import summary_of
+from nc_medfl.cli.run import interval_text, summary_of
 from nc_medfl.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nc_medfl.config import EvaluationSettings
     from nc_medfl.evaluation.measured import Measured
-    from nc_medfl.evaluation.predictions import Predictions
 
 
 def evaluate(
@@ -40,15 +48,7 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A table of predictions, CSV or Parquet, in place of RUN.")
     ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against",
-            "--compare",
-            metavar="FILE",
-            help="A second run, model or table on the same images: comparisons.csv.",
-        ),
-    ] = None,
+    against: Against = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables (default: RUN, with its report).")] = None,
     threshold_rule: ThresholdRule = None,
     target_sensitivity: TargetSensitivity = None,
@@ -79,20 +79,19 @@ def evaluate(
     }
     folder = _folder(run, sites, predictions, out)
     if predictions is not None:
-        measured, compared = _of_table(predictions, against, given, seed or 0)
+        measured, compared = _of_table(predictions, tables_of(against or []), given, seed or 0)
     else:
-        measured, compared = _of_run(run, sites, against, given, seed)
+        measured, compared = _of_run(run, sites, against or [], given, seed, folder)
     paths = _write(measured, compared, folder)
     if out is None and run is not None:
         from nc_medfl.report import write_report
 
         paths.append(write_report(run))
     macro = summary_of(measured.rows)
-    lines = [f"{site}: test macro AUC {n['value']:.3f}" for site, n in macro.items() if n["value"] is not None]
-    if compared is not None:
-        shown = compared[(compared["metric"] == "auc") & (compared["finding"] == "macro")]
-        lines += [str(text) for text in shown["sentence"]]
-    emit({"macro_auc": macro, "files": [str(p) for p in paths]}, [*lines, *map(str, paths)], as_json)
+    lines = [f"{site}: test macro AUC {interval_text(numbers)}" for site, numbers in macro.items()]
+    told = said(compared)
+    payload = {"macro_auc": macro, "comparisons": told, "files": [str(p) for p in paths]}
+    emit(payload, [*lines, *told, *map(str, paths)], as_json)
 
 
 def _folder(run: Path | None, sites: Path | None, predictions: Path | None, out: Path | None) -> Path:
@@ -109,38 +108,28 @@ def _folder(run: Path | None, sites: Path | None, predictions: Path | None, out:
 
 
 def _of_run(
-    run: Path | None, sites: Path | None, against: Path | None, given: dict[str, Any], seed: int | None
+    run: Path | None, sites: Path | None, against: list[str], given: dict[str, Any], seed: int | None, folder: Path
 ) -> tuple[Measured, pd.DataFrame | None]:
-    from nc_medfl.federation.measure import measure_everywhere, score_everywhere
+    from nc_medfl.federation.measure import measure_everywhere
     from nc_medfl.training.model import load_model
 
     assert run is not None
     assert sites is not None
-    model, other = _model(run), _model(against) if against is not None else None
+    model = model_of(run)
     trained = load_model(model)[1]
     settings = overridden(trained.evaluation, given)
+    # What can't be compared is said before anything is worked out.
+    others = others_of(against)
     with progress_bar("testing at every site") as advance:
         measured = measure_everywhere(model, sites, evaluation=settings, seed=seed, on_progress=advance)
-    if other is None:
+    if not others:
         return measured, None
-    tables = []
-    for path in (model, other):
-        with progress_bar("scoring at every site") as advance:
-            tables.append(score_everywhere(path, sites, advance))
-    return measured, _compare(tables, (model, other), settings, trained.seed if seed is None else seed)
-
-
-def _model(run: Path) -> Path:
-    from nc_medfl.federation.run_folder import read_run
-
-    if run.is_file():
-        return run
-    read_run(run)
-    return run / "model_best.pt"
+    seed = trained.seed if seed is None else seed
+    return measured, compare_models(model, others, sites, folder, settings, seed)
 
 
 def _of_table(
-    path: Path, against: Path | None, given: dict[str, Any], seed: int
+    path: Path, against: list[Path], given: dict[str, Any], seed: int
 ) -> tuple[Measured, pd.DataFrame | None]:
     from nc_medfl.config import EvaluationSettings
     from nc_medfl.evaluation.measured import About, measure_sites
@@ -148,7 +137,7 @@ def _of_table(
     from nc_medfl.labels import Vocabulary
 
     settings = overridden(EvaluationSettings(), given)
-    tables = [read_predictions(one) for one in (path, against) if one is not None]
+    tables = [read_predictions(one) for one in (path, *against)]
     for remark in dict.fromkeys(remark for table in tables for remark in table.remarks):
         console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
     found = tables[0].by_site()
@@ -156,19 +145,9 @@ def _of_table(
         raise UserError(f"{path}: no row with split 'test' to measure on. Mark the rows to be measured as test.")
     about = About(path.stem, "predictions", Vocabulary(path.stem, tables[0].findings), settings, seed)
     # A pair that does not match is said before anything is worked out.
-    compared = _compare(tables, (path, against), settings, seed) if against is not None else None
+    compared = compare_tables(tables, [label_of(one) for one in (path, *against)], settings, seed) if against else None
     with progress_bar("measuring") as advance:
         return measure_sites(found, about, on_progress=advance), compared
-
-
-def _compare(
-    tables: list[Predictions], paths: tuple[Path, Path], settings: EvaluationSettings, seed: int
-) -> pd.DataFrame:
-    from nc_medfl.evaluation.compare import compare_predictions
-
-    first, second = (path.parent.name if path.stem == "model_best" else path.stem for path in paths)
-    names = (first, second) if first != second else (f"{first} (A)", f"{second} (B)")
-    return compare_predictions(tables[0], tables[1], names=names, settings=settings, seed=seed)
 
 
 def _write(measured: Measured, compared: pd.DataFrame | None, folder: Path) -> list[Path]:

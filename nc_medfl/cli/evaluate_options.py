@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nc_medfl.config import EvaluationSettings, parse
+from nc_medfl.config import EvaluationSettings
 from nc_medfl.errors import UserError
+from nc_medfl.settings import parse
 
 ThresholdRule = Annotated[
     str | None,

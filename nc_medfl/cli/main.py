@@ -30,6 +30,7 @@ _VERBS = (
     "stop",
     "evaluate",
     "predict",
+    "explain",
     "report",
     "bench",
     "withdraw",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import console, emit, progress_bar
-from nc_medfl.cli.explain import explain_files
+from nc_medfl.cli.explain_reading import explain_files
 from nc_medfl.cli.label_options import (
     AgreementOption,
     BlankOption,
@@ -34,7 +34,6 @@ from nc_medfl.data.outputs import Outputs, write_outputs
 from nc_medfl.data.prepare import PrepareSummary
 from nc_medfl.data.prepare import prepare as run_prepare
 from nc_medfl.data.settings import PrepareSettings, default_workers
-from nc_medfl.data.store import open_store
 from nc_medfl.errors import Stopped, UserError
 
 
@@ -170,7 +169,7 @@ def prepare(
                 summary = run_prepare(settings, progress)
             give_back()
             with progress_bar("Pages and copies") as progress:
-                made = write_outputs(open_store(summary.store), outputs, progress)
+                made = write_outputs(summary.store, outputs, progress)
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept. Give the same command again to go on.") from None
     summary = dataclasses.replace(summary, warnings=(*remarks, *summary.warnings))

@@ -131,7 +131,7 @@ def _check_sites(settings: JobSettings, sites: Path) -> dict[str, Store]:
     from nc_medfl.labels import load_vocabulary
     from nc_medfl.training.model import build_network
 
-    stores, warnings = check_sites(sites, load_vocabulary(settings.vocabulary))
+    stores, warnings = check_sites(sites, load_vocabulary(settings.vocabulary), settings.image_size)
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     # A network that can't be built, or weights that don't fit.
@@ -177,6 +177,7 @@ def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | No
     from nc_medfl.evaluation.result_tables import FAIRNESS_CSV
     from nc_medfl.federation import run_folder
     from nc_medfl.federation.measure import measure_everywhere, with_mean
+    from nc_medfl.federation.site_tables import tables_of
     from nc_medfl.training.model import load_model
 
     own_rows = as_table(run_folder.collect(out, results, record))
@@ -191,7 +192,7 @@ def _measured(out: Path, results: Path, record: dict[str, Any], sites: Path | No
         "sites": sorted({str(site) for site in own_rows["site"]}),
     }
     rows = with_mean(own_rows)
-    return Measured(rows, {FAIRNESS_CSV: fairness_table(rows)})
+    return Measured(rows, {**tables_of(results), FAIRNESS_CSV: fairness_table(rows)})
 
 
 def summary_of(rows: Any) -> dict[str, dict[str, float | None]]:
@@ -210,7 +211,7 @@ def _print_summary(
     macro = summary_of(rows)
     lines = [f"test macro AUC (chosen: round {best_round})"]
     for site, numbers in macro.items():
-        lines.append(f"  {site:<20} {_interval(numbers)}")
+        lines.append(f"  {site:<20} {interval_text(numbers)}")
     metrics = out / "metrics.csv"
     payload: dict[str, Any] = {
         "macro_auc": macro,
@@ -223,7 +224,8 @@ def _print_summary(
     return payload
 
 
-def _interval(numbers: dict[str, float | None]) -> str:
+def interval_text(numbers: dict[str, float | None]) -> str:
+    """A value with its interval, as the terminal shows it."""
     if numbers["value"] is None:
         return "undefined"
     if numbers["low"] is None or numbers["high"] is None:

@@ -165,7 +165,8 @@ def _number(least: int) -> Callable[[str], int | None]:
 
 
 def _device(answer: str) -> str:
-    from nc_medfl.config import SiteConfig, parse
+    from nc_medfl.config import SiteConfig
+    from nc_medfl.settings import parse
 
     return parse(SiteConfig, {"name": "x", "store": "x", "device": answer.strip()}, where="device").device
 

@@ -21,5 +21,6 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         # Cells come from a table's own header and values: not markup.
         table.add_row(*(Text(" ".join(cell.split())) for cell in row))
     paper = io.StringIO()
-    Console(file=paper, width=400, color_system=None).print(table)
+    # Wide enough for any cell: what does not fit would be cut off.
+    Console(file=paper, width=100_000, color_system=None).print(table)
     return [line.rstrip() for line in paper.getvalue().splitlines() if line.strip()]

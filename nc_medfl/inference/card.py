@@ -11,7 +11,16 @@ from collections.abc import Iterable, Sequence
 from nc_medfl.inference.description import ModelDescription, Result
 
 _WITHHELD = "under 5"
-_TITLES = {"fednca": "FedNCA-ML", "fedavg": "FedAvg", "fedprox": "FedProx", "scaffold": "SCAFFOLD"}
+_TITLES = {
+    "fednca": "FedNCA-ML",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "fedbn": "FedBN",
+    "scaffold": "SCAFFOLD",
+    "moon": "MOON",
+    "fedetf": "FedETF",
+    "fednh": "FedNH",
+}
 
 
 def card_of(description: ModelDescription) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nc_medfl.config import Settings
+from nc_medfl.settings import Settings
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +32,8 @@ class NetworkDescription(Settings):
     position_code: bool = False
     normalise_features: bool = False
     frame_seed: int | None = Field(default=None, ge=0)
-    head: Literal["linear", "mlp"] = "linear"
+    learned_frame: bool = False
+    head: Literal["linear", "mlp", "simplex", "prototypes"] = "linear"
 
 
 class Preparation(Settings):
@@ -185,4 +186,7 @@ class ModelDescription(Settings):
     def own_fingerprint(self) -> str:
         """SHA-256 of everything in here but the fingerprint itself."""
         content = self.model_dump(mode="json", exclude={"fingerprint"})
+        # Younger than the first such files, whose fingerprints stay as they are.
+        if not self.network.learned_frame:
+            del content["network"]["learned_frame"]
         return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

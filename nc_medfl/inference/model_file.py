@@ -16,11 +16,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from nc_medfl.config import parse
 from nc_medfl.errors import UserError
 from nc_medfl.inference.description import SCHEMA_VERSION, ModelDescription, NetworkDescription
 from nc_medfl.networks.fednca import FedNCANet
 from nc_medfl.networks.pooled import PooledNet
+from nc_medfl.settings import parse
 
 Network: TypeAlias = "FedNCANet | PooledNet"
 
@@ -69,6 +69,7 @@ def build(network: NetworkDescription, *, library: str = "torch") -> Network:
             network.in_channels,
             head=network.head,
             norm=network.norm,
+            frame_seed=network.frame_seed,
             library=library,
         )
     return FedNCANet(
@@ -82,6 +83,7 @@ def build(network: NetworkDescription, *, library: str = "torch") -> Network:
         position_code=network.position_code,
         normalise_features=network.normalise_features,
         frame_seed=network.frame_seed,
+        learned_frame=network.learned_frame,
         library=library,
     )
 

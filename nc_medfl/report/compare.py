@@ -10,11 +10,11 @@ import pandas as pd
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
+from nc_medfl.pages import environment
 from nc_medfl.report import plots, tables
 from nc_medfl.report.audience import for_federation
 from nc_medfl.report.cells import Cell, Table, decimal
 from nc_medfl.report.reading import RunTables, plain, read_run_folder
-from nc_medfl.report.rendering import environment
 
 COMPARE_HTML = "compare.html"
 COMPARISONS_CSV = "comparisons.csv"
@@ -41,7 +41,11 @@ def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path
         raise UserError(
             f"--compare {first} {second}: no site and finding in common. Give two runs over the same sites."
         )
-    page = environment().get_template("compare.html.j2").render(_context(a, b, sites, findings, _paired(first)))
+    page = (
+        environment("nc_medfl.report")
+        .get_template("compare.html.j2")
+        .render(_context(a, b, sites, findings, _paired(first)))
+    )
     path = out or first / COMPARE_HTML
     write_atomic(path, page.encode("utf-8"))
     return path

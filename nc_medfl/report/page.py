@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from nc_medfl.data.store import write_atomic
 from nc_medfl.evaluation.tables import POOLED
+from nc_medfl.pages import environment
 from nc_medfl.report import curve_plots, plots, sections, tables, words
 from nc_medfl.report.audience import for_federation, for_site
 from nc_medfl.report.cells import ROUGH_BELOW, decimal
 from nc_medfl.report.label_tables import label_tables
 from nc_medfl.report.plots import Estimate
 from nc_medfl.report.reading import RunTables, read_run_folder
-from nc_medfl.report.rendering import environment
 
 REPORT_HTML = "report.html"
 
@@ -48,7 +48,7 @@ def write_report(run_folder: Path, site: str | None = None, out: Path | None = N
     """
     read = read_run_folder(run_folder)
     data = for_federation(read) if site is None else for_site(read, site)
-    page = environment().get_template("report.html.j2").render(_context(data, site))
+    page = environment("nc_medfl.report").get_template("report.html.j2").render(_context(data, site))
     path = out or run_folder / (REPORT_HTML if site is None else f"report_{_FILE_NAME.sub('_', site)}.html")
     write_atomic(path, page.encode("utf-8"))
     return path
@@ -83,6 +83,7 @@ def _context(data: RunTables, only: str | None) -> dict[str, Any]:
         "reliability": sections.reliability(data),
         "thresholds_table": sections.thresholds(data, _threshold_site(data), "thresholds"),
         "fairness": sections.fairness(data),
+        "federation": sections.federation(data),
         "site_sections": sections.site_sections(data),
         "minimum": data.minimum,
         "only": only,

@@ -29,6 +29,7 @@ _THRESHOLDS = ("site", "scope", "rule", "target", "finding", "threshold", "test_
 _CALIBRATION = ("site", "method", "finding", "test_brier", "test_ece", "reason")
 _RELIABILITY = ("site", "method", "finding", "n", "n_positive", "mean_score")
 _FAIRNESS = ("site", "attribute", "finding", "metric", "worst_group", "worst", "best_group", "best", "gap", "reason")
+_FEDERATION = ("finding", "metric", "value", "low", "high", "n_sites", "reason")
 _HISTOGRAMS = ("site", "finding", "label", "low", "high", "count")
 _TEXTS = frozenset(
     (
@@ -44,6 +45,7 @@ EXTRA = {
     "reliability": _RELIABILITY,
     "fairness": _FAIRNESS,
     "score_histograms": _HISTOGRAMS,
+    "federation": _FEDERATION,
 }
 
 # Texts written elsewhere may name a file or hold a key; neither belongs on a page that is passed around.
@@ -66,8 +68,8 @@ class RunTables:
         absent: names of the files that are not there.
         groups: rows of ``metrics.csv`` on test of patients by sex, age and so on.
         others: rows of ``metrics.csv`` on test of models other than the one that the page is about.
-        extra: ``thresholds``, ``calibration``, ``reliability``, ``fairness``, ``comparisons`` and
-            ``score_histograms``, each where its file is there.
+        extra: ``thresholds``, ``calibration``, ``reliability``, ``fairness``, ``comparisons``,
+            ``score_histograms`` and ``federation``, each where its file is there.
         minimum: counts from 1 to one less than this are withheld; 1 where none are.
         everywhere: label counts of all sites by finding, where ``labels`` holds one site's alone.
     """

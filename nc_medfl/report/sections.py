@@ -206,9 +206,29 @@ def _gaps(table: pd.DataFrame) -> Table:
         worst = number(out, row["worst"], reason, interval(row, "worst_low", "worst_high"))
         best = number(out, row["best"], reason, interval(row, "best_low", "best_high"))
         gap = number(out, row["gap"], reason, interval(row, "gap_low", "gap_high"))
-        where = "Between sites" if row["site"] == "all" else tables.site_name(row["site"])
+        where = "Between sites" if row["attribute"] == "site" else tables.site_name(row["site"])
         names = [Cell(where), Cell(row["attribute"]), Cell(row["metric"])]
         out.rows.append([*names, Cell(row["worst_group"]), worst, Cell(row["best_group"]), best, gap])
+    return out
+
+
+def federation(data: RunTables) -> Table | None:
+    """AUC, Brier score and calibration error over all sites' patients, with bounds; None where no site sent counts."""
+    table = data.extra.get("federation", pd.DataFrame())
+    if table.empty or table["value"].isna().all():
+        return None
+    headers = ("Finding", "AUC (bounds)", "Brier score (bounds)", "Calibration error (bounds)", "Sites")
+    out = Table("federation", "All sites' test patients together, from counts of scores", headers)
+    for finding, part in table.groupby("finding", sort=False):
+        rows = {str(row["metric"]): row for row in part.to_dict("records")}
+        shown = [
+            number(out, row["value"], str(row["reason"]), interval(row, "low", "high"))
+            if (row := rows.get(metric)) is not None
+            else out.undefined("not in federation.csv")
+            for metric in ("auc", "brier", "ece")
+        ]
+        name = "Mean over findings" if finding == "macro" else str(finding)
+        out.rows.append([Cell(name), *shown, count(float(part["n_sites"].max()))])
     return out
 
 

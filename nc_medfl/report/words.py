@@ -17,6 +17,10 @@ METHODS = {
     "fednca": "FedNCA-ML (shared simplex frame, one feature per finding)",
     "fedavg": "plain baseline (FedAvg: pooled features, linear head)",
     "fedprox": "FedProx (the plain baseline with a pull towards the global model)",
+    "fedbn": "FedBN (the plain baseline; batch normalisation stays at each site)",
+    "moon": "MOON (the plain baseline with a contrast between models)",
+    "fedetf": "FedETF (pooled features before a fixed simplex)",
+    "fednh": "FedNH (pooled features before smoothed class means)",
     "scaffold": "SCAFFOLD (the plain baseline with control variates)",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from nc_medfl.cli.main import app
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.data.store import open_store
 from nc_medfl.errors import UserError
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network, fingerprints, save_model
 from tests_support import tiny_site
 
@@ -93,6 +95,14 @@ def test_a_model_file_that_was_changed_or_holds_a_pickle_is_refused(run: tuple[P
             assert "Traceback" not in text
     finally:
         weights.write_bytes(whole)
+
+
+def test_a_model_file_of_before_frames_could_be_learned_is_read(run: tuple[Path, torch.nn.Module]) -> None:
+    content = json.loads((run[0] / "model" / "model.json").read_text())
+    assert not content["network"].pop("learned_frame", False)
+    stated = content.pop("fingerprint")
+    # As model.json was sealed then: SHA-256 of the rest, keys sorted.
+    assert hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() == stated
 
 
 def test_a_file_that_is_no_image_costs_itself_alone(run: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:

@@ -356,3 +356,19 @@ def test_a_large_federation_stays_under_five_megabytes(tmp_path):
     sites = [f"hospital_{k:02d}" for k in range(20)]
     folder = make_run(tmp_path / "run", sites=sites, rounds=100, resamples=0)
     assert write_report(folder).stat().st_size < 5_000_000
+
+
+def test_what_all_patients_give_from_counts_stands_with_its_bounds(own_run):
+    rows = ["run,model,split,finding,metric,value,low,high,n_sites,n_positive,n_annotated,n_withheld,reason"]
+    rows += [
+        "r,fednca,test,Mass,auc,0.7654,0.7511,0.7899,4,90,900,3,",
+        "r,fednca,test,Mass,brier,,,,0,0,0,0,no site told",
+    ]
+    (own_run / "federation.csv").write_text("\n".join(rows) + "\n")
+    text = _Page(_html(own_run)).text
+    assert "All sites' test patients together, from counts of scores" in text
+    assert "0.765" in text
+    assert "0.751–0.790" in text
+    assert "They are no confidence interval" in " ".join(text.split())
+    (own_run / "federation.csv").unlink()
+    assert "All sites' test patients together" not in _Page(_html(own_run)).text
