@@ -27,11 +27,12 @@ import torch
 from nvflare.app_common.abstract.fl_model import FLModel
 
 from nc_medfl import __version__
-from nc_medfl.config import JobSettings, parse
+from nc_medfl.config import JobSettings
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator
 from nc_medfl.federation.arguments import to_arguments
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network, fingerprints
 
 C = 14

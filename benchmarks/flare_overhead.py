@@ -83,7 +83,8 @@ def make_sites(folder: Path, sites: int, images: int, seed: int) -> None:
 
 def settings_of(content: dict[str, Any]) -> Any:
     """The job's settings."""
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
+    from nc_medfl.settings import parse
 
     return parse(JobSettings, content, where="benchmark")
 

@@ -75,9 +75,10 @@ def slope(points: Sequence[tuple[int, float]]) -> float:
 
 def federate(env: str, arguments: argparse.Namespace, sites: Path, scratch: Path) -> dict[str, list[tuple[int, float]]]:
     """Rounds and MB by process."""
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
     from nc_medfl.federation.environments import Federation, Poc, Simulator
     from nc_medfl.federation.site import site_files
+    from nc_medfl.settings import parse
 
     names = tuple(site_files(sites))
     content = {

@@ -21,12 +21,13 @@ import numpy as np
 from torch import Tensor
 
 from nc_medfl.cli.demo import _hospitals
-from nc_medfl.config import JobSettings, load_site_config, parse
+from nc_medfl.config import JobSettings, load_site_config
 from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.site import site_files
 from nc_medfl.federation.wire import TYPES, from_wire, payload_bytes, to_wire
 from nc_medfl.federation.worker import SiteWorker
 from nc_medfl.networks import class_parameters
+from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network
 
 Model = dict[str, Tensor]

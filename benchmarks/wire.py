@@ -106,9 +106,10 @@ def tcp_payload(packet: bytes) -> tuple[int, int, int] | None:
 
 def federate(content: dict[str, Any], sites: Path, scratch: Path) -> tuple[list[int], list[int], int]:
     """Bytes to and from the server in each round but the first, and the packets that were missed."""
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
     from nc_medfl.federation.environments import Federation, Poc
     from nc_medfl.federation.site import site_files
+    from nc_medfl.settings import parse
 
     counters: list[Counter] = []
     seen: list[tuple[int, int]] = []
@@ -141,7 +142,8 @@ def ports_of_session() -> set[int]:
 
 def frozen_parts(content: dict[str, Any]) -> tuple[int, int, int]:
     """Bytes of the model that travels, bytes of what is fixed, and how many names the two have in common."""
-    from nc_medfl.config import JobSettings, parse
+    from nc_medfl.config import JobSettings
+    from nc_medfl.settings import parse
     from nc_medfl.training.model import build_network
 
     network = build_network(parse(JobSettings, content, where="benchmark"))

@@ -58,6 +58,11 @@ def list_pictures(path: Path) -> list[tuple[str, int]]:
     return found
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """Names of the classes of a folder or zip of class folders, sorted."""
+    return tuple(sorted({PurePosixPath(name).parts[-2] for name, _ in list_pictures(path)}))
+
+
 def _entries(path: Path) -> Iterator[tuple[str, int]]:
     if path.is_dir():
         files = ((file.relative_to(path).as_posix(), file.stat().st_size) for file in path.rglob("*") if file.is_file())

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nc_medfl.benchmark.composites import fingerprint
-from nc_medfl.benchmark.matrix import CompositeData, SitesData, StoreData
+import numpy as np
+
+from nc_medfl.benchmark.composites import SPLITS, class_names, fingerprint
+from nc_medfl.benchmark.matrix import CompositeData, DataSet, MedMnistData, SitesData, StoreData, SyntheticData, VocData
 from nc_medfl.benchmark.pools import Pool, composite_pool, pool_of_stores
 from nc_medfl.data.store import hash_of, open_store
 from nc_medfl.errors import UserError
 
 
-def make_pool(data: Any, seed: int, cache: Path) -> Pool:
+def make_pool(data: DataSet, seed: int, cache: Path) -> Pool:
     """The pool of a data set.
 
     Args:
@@ -32,7 +36,68 @@ def make_pool(data: Any, seed: int, cache: Path) -> Pool:
         return pool_of_stores({"pool": open_store(folder)}, natural=False)
     if isinstance(data, SitesData):
         return _sites_pool(data.path)
-    raise UserError(f"datasets: kind '{data.kind}' can't be read yet. Prepare it as a store (kind: store).")
+    if isinstance(data, MedMnistData):
+        from nc_medfl.benchmark.medmnist import medmnist_pool
+
+        return medmnist_pool(data, seed, source_print(data))
+    if isinstance(data, VocData):
+        from nc_medfl.benchmark.voc import voc_pool
+
+        return voc_pool(data, cache)
+    if isinstance(data, SyntheticData):
+        from nc_medfl.benchmark.drawn import synthetic_pool
+
+        return synthetic_pool(data, seed, cache)
+    raise UserError(f"datasets: no kind {type(data).__name__}. See docs/how-to/bench.md.")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much there is of a data set.
+
+    Attributes:
+        train: images; ``val`` and ``test`` likewise.
+        findings: number of classes.
+        shape: channels, height and width.
+        sites: that it comes in, None for one pool.
+    """
+
+    train: int
+    val: int
+    test: int
+    findings: int
+    shape: tuple[int, int, int]
+    sites: int | None = None
+
+
+def extent_of(data: Any) -> Extent:
+    """How much there is of a data set: as its settings or its files say, else as ``expected`` does.
+
+    Raises:
+        UserError: if neither is there.
+    """
+    if isinstance(data, CompositeData) and (data.path.exists() or data.expected):
+        findings = data.expected.findings if data.expected else len(class_names(data.path))
+        return Extent(data.train, data.val, data.test, findings, (3, data.size, 2 * data.size))
+    if isinstance(data, SyntheticData) and data.expected is None:
+        # Two films a patient on average; the splits as a preparation deals them.
+        films = 2 * data.patients * data.sites
+        train, val, test = (round(share * films) for share in (0.7, 0.1, 0.2))
+        return Extent(train, val, test, 14, (1, data.size, data.size), data.sites)
+    path = getattr(data, "path", None)
+    if path is not None and path.exists():
+        with tempfile.TemporaryDirectory(prefix="nc-medfl-extent-") as cache:
+            return _extent_of_pool(make_pool(data, 0, Path(cache)))
+    if data.expected is None:
+        raise UserError(f"{path}: no such file or folder, and no 'expected' says what it holds. Give --data NAME=PATH.")
+    return Extent(**data.expected.model_dump())
+
+
+def _extent_of_pool(pool: Pool) -> Extent:
+    train, val, test = (int((pool.split == split).sum()) for split in SPLITS)
+    sites = None if pool.sites is None else len(np.unique(pool.sites))
+    height, width = pool.images.shape[-2:]
+    return Extent(train, val, test, len(pool.findings), (pool.channels, height, width), sites)
 
 
 @lru_cache(maxsize=16)
@@ -45,6 +110,8 @@ def source_print(data: Any) -> str:
         return fingerprint(path, data.size)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder. Give the data set another 'path'.")
+    if isinstance(data, VocData):
+        return hash_of({"files": [blake(file) for file in sorted((path / "ImageSets" / "Main").glob("*_*.txt"))]})
     files = [path] if path.is_file() else sorted(path.rglob("manifest.parquet"))
     return hash_of({"files": [blake(file) for file in files]})
 

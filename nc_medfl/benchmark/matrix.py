@@ -5,21 +5,52 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nc_medfl.config import JobSettings, Settings, parse, read_yaml
+from nc_medfl.benchmark.search_space import Search
+from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
 from nc_medfl.presets import merged, published
+from nc_medfl.settings import Settings, parse, read_yaml
 
 #: Names of data sets, partitions and methods, which are folders and entries of tables too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 Json = dict[str, Any]
 
 
-class CompositeData(Settings):
+class Expected(Settings):
+    """What a data set holds, for ``--estimate`` where it isn't at hand.
+
+    Attributes:
+        train: images for training; ``val`` and ``test`` likewise.
+        findings: number of classes.
+        shape: channels, height and width.
+        sites: where the partition is ``natural``.
+    """
+
+    train: int = Field(ge=1)
+    val: int = Field(ge=1)
+    test: int = Field(ge=1)
+    findings: int = Field(ge=2)
+    shape: tuple[int, int, int]
+    sites: int | None = Field(default=None, ge=2)
+
+
+class DataSet(Settings):
+    """What data sets of every kind have.
+
+    Attributes:
+        expected: what it holds, for ``--estimate`` alone.
+    """
+
+    expected: Expected | None = None
+
+
+class CompositeData(DataSet):
     """Two pictures of different classes on one canvas (METHOD section 5).
 
     Attributes:
@@ -40,7 +71,7 @@ class CompositeData(Settings):
     fractions: tuple[float, float, float] = (0.6, 0.15, 0.25)
 
 
-class StoreData(Settings):
+class StoreData(DataSet):
     """A prepared store, dealt out by the partition.
 
     Attributes:
@@ -51,7 +82,7 @@ class StoreData(Settings):
     path: Path
 
 
-class SitesData(Settings):
+class SitesData(DataSet):
     """Stores of several hospitals; the partition ``natural`` leaves them as they are, others deal their pool out.
 
     Attributes:
@@ -62,7 +93,7 @@ class SitesData(Settings):
     path: Path
 
 
-class SyntheticData(Settings):
+class SyntheticData(DataSet):
     """The synthetic hospitals of ``nc-medfl demo``, drawn and prepared afresh for each seed.
 
     Attributes:
@@ -77,7 +108,7 @@ class SyntheticData(Settings):
     size: int = Field(default=64, ge=32)
 
 
-class MedMnistData(Settings):
+class MedMnistData(DataSet):
     """An npz file of MedMNIST, multi-label (ChestMNIST) or with one class an image (DermaMNIST).
 
     Attributes:
@@ -96,7 +127,7 @@ class MedMnistData(Settings):
     two: float = Field(default=0.5, ge=0, le=1)
 
 
-class VocData(Settings):
+class VocData(DataSet):
     """PASCAL VOC 2012: the folder ``VOCdevkit/VOC2012``, its 20 classes by ``ImageSets/Main``.
 
     Attributes:
@@ -125,6 +156,7 @@ class PartitionSpec(Settings):
         unknown: findings whose labels each site does not know (partially annotated sites).
         unknown_as: ``unknown`` leaves them out of everything; ``negative`` takes them for absent, as is often done.
         natural: leave the sites of the data as they are.
+        by: a site for each value of this column of a prepared store's manifest, such as ``view``; nothing is drawn.
         min_images: training images that each site gets at least.
     """
 
@@ -135,6 +167,7 @@ class PartitionSpec(Settings):
     unknown: int = Field(default=0, ge=0)
     unknown_as: Literal["unknown", "negative"] = "unknown"
     natural: bool = False
+    by: str | None = None
     min_images: int = Field(default=10, ge=1)
 
 
@@ -197,7 +230,8 @@ class Matrix(Settings):
 
     Attributes:
         name: of the study.
-        engine: ``local`` (in this process) or ``flare`` (the simulator); the same training code.
+        engine: ``local`` (in this process) or ``flare`` (the simulator); the same training code. What isn't a
+            federation (regimes ``local`` and ``pooled``) is trained in this process either way.
         seeds: of the runs; a number ``n`` stands for ``0 .. n-1``. Composites, partitions and weights hang on it.
         settings: job settings of all runs.
         datasets: by name.
@@ -205,6 +239,7 @@ class Matrix(Settings):
         methods: by name: job settings, ``regime``, and ``published`` (start from the published settings); without any,
             the name is one of ``methods.yaml``.
         evaluation: when and how models are measured.
+        search: settings searched for every method, on validation, before the runs; None for none.
         baseline: the method that others are compared with in tables; None for the first.
     """
 
@@ -216,6 +251,7 @@ class Matrix(Settings):
     partitions: dict[Name, PartitionSpec] = Field(min_length=1)
     methods: dict[Name, Json] = Field(min_length=1)
     evaluation: BenchEvaluation = BenchEvaluation()
+    search: Search | None = None
     baseline: str | None = None
 
     @model_validator(mode="before")
@@ -245,6 +281,11 @@ class Matrix(Settings):
             raise ValueError(f"baseline '{self.baseline}' is none of the methods: {', '.join(self.methods)}")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds: name one or more, each once")
+        named = (("methods", self.methods), ("partitions", self.partitions))
+        for key, known in named if self.search else ():
+            for name in getattr(self.search, key):
+                if name not in known:
+                    raise ValueError(f"search.{key}: '{name}' is none of {', '.join(known)}")
         return self
 
 
@@ -269,12 +310,13 @@ class RunKey:
         return Path(self.dataset) / self.partition / self.method / f"seed{self.seed}"
 
 
-def load_matrix(path: Path, data: Sequence[str] = ()) -> Matrix:
+def load_matrix(path: Path, data: Sequence[str] = (), weights: Path | None = None) -> Matrix:
     """Read a matrix file; relative paths in it count from its own folder.
 
     Args:
         path: of the file.
         data: ``NAME=PATH`` for each data set that lies elsewhere than the file says.
+        weights: in the place of the file's ``settings.network.init_weights``.
 
     Raises:
         UserError: for a bad file, an unknown key, or settings that no job takes.
@@ -293,10 +335,23 @@ def load_matrix(path: Path, data: Sequence[str] = ()) -> Matrix:
         if not sign or not place or name not in datasets or not hasattr(datasets[name], "path"):
             raise UserError(f"--data {text}: expected NAME=PATH with one of {', '.join(datasets)}.")
         datasets[name] = datasets[name].model_copy(update={"path": Path(place).expanduser().resolve()})
-    matrix = matrix.model_copy(update={"datasets": datasets})
+    matrix = matrix.model_copy(update={"datasets": datasets, "settings": _with_weights(matrix.settings, home, weights)})
     for method in matrix.methods:
-        job_of(matrix, method, seed=0, where=str(path))
+        job = job_of(matrix, method, seed=0, where=str(path))
+        if matrix.engine == "flare" and job.method == "fedbn":
+            raise UserError(
+                f"{path}: methods.{method}: FedBN's models stay on its sites' disks, where 'engine: flare' doesn't "
+                "measure them. Set engine: local, or leave the method out."
+            )
     return matrix
+
+
+def _with_weights(settings: Json, home: Path, weights: Path | None) -> Json:
+    """Job settings with the file of initial weights whole."""
+    network = settings.get("network")
+    named = network.get("init_weights") if isinstance(network, dict) else None
+    place = weights.expanduser().resolve() if weights else home / Path(str(named)).expanduser() if named else None
+    return settings if place is None else merged(settings, {"network": {"init_weights": str(place)}})
 
 
 def run_keys(matrix: Matrix) -> Iterator[RunKey]:
@@ -329,9 +384,14 @@ def regime_of(matrix: Matrix, method: str) -> str:
     return found
 
 
+@lru_cache(maxsize=1)
+def _known_methods() -> Json:
+    return read_yaml(Path(__file__).with_name("methods.yaml"))
+
+
 def preset(method: str, given: Json, where: str) -> Json:
     """Settings of a method: those of its name in ``methods.yaml``, if it is there, with the given ones on top."""
-    known = read_yaml(Path(__file__).with_name("methods.yaml"))
+    known = _known_methods()
     if method not in known and not given:
         raise UserError(f"{where}: methods: '{method}' has no settings, and is none of {', '.join(known)}.")
     content = merged(known.get(method) or {}, given)

@@ -82,13 +82,13 @@ def score(network: nn.Module, store: Store, settings: JobSettings, size: tuple[i
 
 
 def rows_of(
-    validation: Scored, test: Scored, settings: JobSettings, findings: tuple[str, ...], frame: Tensor | None
+    validation: Scored, test: Scored | None, settings: JobSettings, findings: tuple[str, ...], frame: Tensor | None
 ) -> list[Row]:
     """Every metric of every class, as rows with split, site, finding, metric and value.
 
     Args:
         validation: chooses thresholds.
-        test: never chooses anything.
+        test: never chooses anything; None leaves it out.
         settings: of the job, with the rule for thresholds.
         findings: names of the classes.
         frame: the shared simplex, where the method has one.
@@ -97,6 +97,8 @@ def rows_of(
     best = choose_thresholds(validation.scores, validation.labels, rule="f1")
     rows = []
     for split, found in (("val", validation), ("test", test)):
+        if found is None:
+            continue
         values = _values(found, chosen, best)
         rows += _long(values, split, findings)
         rows += _collapse_rows(found, frame, split, findings)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from nc_medfl.benchmark.composites import (
     SPLITS,
@@ -22,6 +23,7 @@ from nc_medfl.benchmark.composites import (
 from nc_medfl.benchmark.matrix import CompositeData
 from nc_medfl.data.store import Store, hash_of
 from nc_medfl.errors import UserError
+from nc_medfl.partition.natural import usable_columns
 
 #: Pixels of every image are made the same way as long as this stands; a run of another number is run again.
 VERSION = 1
@@ -39,6 +41,7 @@ class Pool:
         patients: a text for each image's patient, ``[N]``.
         sites: the site that each image comes from, ``[N]``, or None where there is none.
         fingerprint: of what decides all of this.
+        columns: of a store's manifest, by name, that sites can be made by.
     """
 
     images: npt.NDArray[np.uint8]
@@ -48,6 +51,7 @@ class Pool:
     patients: npt.NDArray[np.str_]
     sites: npt.NDArray[np.str_] | None
     fingerprint: str
+    columns: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -115,6 +119,16 @@ def _decoded(path: Path, size: int, cache: Path) -> tuple[ClassPictures, str]:
         return ClassPictures(pictures, known["classes"], names, known["given"]), print_
 
 
+def decoded_once(file: Path, decode: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """An array that is slow to make, made once and kept in a file that runs side by side map into memory."""
+    if not file.is_file():
+        array = decode()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, lambda stream: np.save(stream, array))
+    kept: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return kept
+
+
 def _write(path: Path, save: Callable[[Any], None]) -> None:
     """Write a file whole or not at all; several processes may do so at once."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -144,4 +158,8 @@ def pool_of_stores(stores: dict[str, Store], *, natural: bool) -> Pool:
     images, labels, split, patients, sites = (np.concatenate(values) for values in zip(*parts, strict=True))
     prints = {name: store.info["settings_hash"] for name, store in stores.items()}
     content = hash_of({"stores": prints, "images": [len(images)], "version": VERSION})
-    return Pool(images, labels, first.vocabulary.findings, split, patients, sites if natural else None, content)
+    frames = pd.concat([store.manifest for store in stores.values()], ignore_index=True)
+    columns = {name: frames[name].astype(object).to_numpy() for name in usable_columns(frames)}
+    return Pool(
+        images, labels, first.vocabulary.findings, split, patients, sites if natural else None, content, columns
+    )

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from nc_medfl.benchmark.identity import settings_of, with_new_keys
 from nc_medfl.benchmark.matrix import Json, Matrix, RunKey, run_keys
-from nc_medfl.data.store import hash_of, write_atomic, write_json
+from nc_medfl.benchmark.searching import conclude, trials
+from nc_medfl.data.store import write_atomic, write_json
 from nc_medfl.errors import NcMedflError, RunFailed, UserError
 
 try:
@@ -44,23 +46,47 @@ class Outcome:
     failed: dict[str, str]
 
 
-def missing(matrix: Matrix, keys: list[RunKey], out: Path, found: Mapping[RunKey, Json]) -> list[RunKey]:
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A run to be made.
+
+    Attributes:
+        key: data set, partition, method and seed.
+        folder: below the study.
+        more: job settings on top of the matrix.
+        test: whether the test split is measured.
+    """
+
+    key: RunKey
+    folder: Path
+    more: Json | None = None
+    test: bool = True
+
+
+def missing(matrix: Matrix, tasks: list[Task], out: Path) -> list[Task]:
     """The runs that are not there, or were made with other settings or other data."""
-    from nc_medfl.benchmark.single import settings_of
+    return [
+        task
+        for task in tasks
+        if not is_finished(out / task.folder, settings_of(matrix, task.key, task.more, test=task.test))
+    ]
 
-    return [key for key in keys if not is_finished(out, key, hash_of(settings_of(matrix, key, found.get(key))))]
 
-
-def is_finished(out: Path, key: RunKey, settings_hash: str) -> bool:
+def is_finished(folder: Path, settings: Json) -> bool:
     """Whether a run is there, whole, and made with these settings."""
-    content = read_run(out, key)
-    return content.get("outcome") == "finished" and content.get("settings_hash") == settings_hash
+    content = read_json(folder / "run.json")
+    return content.get("outcome") == "finished" and with_new_keys(content.get("settings")) == settings
 
 
 def read_run(out: Path, key: RunKey) -> Json:
     """A run's ``run.json``; empty where there is none, or a damaged one."""
+    return read_json(out / RUNS / key.folder / "run.json")
+
+
+def read_json(path: Path) -> Json:
+    """A JSON file's object; empty where there is none, or a damaged one."""
     try:
-        content = json.loads((out / RUNS / key.folder / "run.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -105,47 +131,58 @@ def run_matrix(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         write_json(out / SETTINGS, matrix.model_dump(mode="json"))
-        with one_thread_each():
-            found: dict[RunKey, Json] = {}
-            todo = missing(matrix, keys, out, found)
-            failed = _all(matrix, todo, out, jobs, found, len(keys), progress, after)
-    return Outcome(len(todo) - len(failed), len(keys) - len(todo), failed)
+        with one_thread_each(), workers(jobs) as pool:
+            found = _searched(matrix, keys, out, pool, progress) if matrix.search else {}
+            tasks = [Task(key, Path(RUNS) / key.folder, found.get(key)) for key in keys]
+            todo = missing(matrix, tasks, out)
+            failed = _all(matrix, todo, out, pool, len(tasks), progress, after)
+    told = {task.key.folder.as_posix(): reason for task, reason in failed.items()}
+    return Outcome(len(todo) - len(failed), len(keys) - len(todo), told)
+
+
+def _searched(matrix: Matrix, keys: list[RunKey], out: Path, pool: Workers, progress: Progress) -> dict[RunKey, Json]:
+    """Make the runs of the search that are missing; the settings to make each run with."""
+    tasks = {Task(trial.key, trial.folder, trial.more, test=False): trial for trial in trials(matrix, keys)}
+    failed = _all(matrix, missing(matrix, list(tasks), out), out, pool, len(tasks), progress, lambda: None)
+    done = {trial: read_json(out / task.folder / "run.json") for task, trial in tasks.items() if task not in failed}
+    return conclude(matrix, out, done, {tasks[task]: reason for task, reason in failed.items()})
 
 
 def _all(
     matrix: Matrix,
-    todo: list[RunKey],
+    todo: list[Task],
     out: Path,
-    jobs: int,
-    found: Mapping[RunKey, Json],
+    pool: Workers,
     total: int,
     progress: Progress,
     after: Callable[[], None],
-) -> dict[str, str]:
-    failed: dict[str, str] = {}
+) -> dict[Task, str]:
+    """Make some runs; the reason for each that failed."""
+    failed: dict[Task, str] = {}
     done = total - len(todo)
     progress(done, total)
-    for key, reason in each_done(make_one, [(matrix, key, out, found.get(key)) for key in todo], jobs):
+    for (_, task, _), reason in pool.each_done(make_one, [(matrix, task, out) for task in todo]):
         done += 1
         if reason:
-            failed[key[1].folder.as_posix()] = reason
+            failed[task] = reason
         progress(done, total, {"failed": len(failed)} if failed else {})
         after()
     return failed
 
 
-def make_one(matrix: Matrix, key: RunKey, out: Path, more: Json | None) -> str:
+def make_one(matrix: Matrix, task: Task, out: Path) -> str:
     """Make one run in this process; a text where it failed.
 
     Raises:
         UserError: for what no run of the matrix can be made with.
     """
     from nc_medfl.benchmark.single import run_single
+    from nc_medfl.training.trainer import Diverged
 
-    folder = out / RUNS / key.folder
+    folder = out / task.folder
     try:
-        run_single(matrix, key, out, lambda *_: None, more)
-    except RunFailed as error:
+        run_single(matrix, task.key, out, lambda *_: None, task.more, folder=task.folder, test=task.test)
+    except (RunFailed, Diverged) as error:
         return str(error)
     except NcMedflError:
         raise
@@ -157,34 +194,46 @@ def make_one(matrix: Matrix, key: RunKey, out: Path, more: Json | None) -> str:
     return ""
 
 
-def each_done(
-    work: Callable[..., Any], tasks: list[tuple[Any, ...]], jobs: int
-) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Results of some calls as they come, so many at a time in processes of their own.
+class Workers:
+    """Processes that make so many runs at a time."""
 
-    A call that raises ends all; what runs then is stopped.
-    """
-    if not tasks:
-        return
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context)
-    waiting = list(reversed(tasks))
-    running: dict[Future[Any], tuple[Any, ...]] = {}
-    try:
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+    def each_done(
+        self, work: Callable[..., Any], tasks: list[tuple[Any, ...]]
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Results of some calls as they come; a call that raises ends all."""
+        waiting = list(reversed(tasks))
+        running: dict[Future[Any], tuple[Any, ...]] = {}
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and len(running) < self._jobs:
                 task = waiting.pop()
-                running[executor.submit(work, *task)] = task
+                running[self._executor.submit(work, *task)] = task
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 task = running.pop(future)
                 yield task, future.result()
-    finally:
-        # Stopped by the user, nobody waits for a run of minutes to end.
-        processes = list((executor._processes or {}).values()) if running else []
-        executor.shutdown(wait=not running, cancel_futures=True)
+
+    def end(self, *, at_once: bool) -> None:
+        """Let the processes go, or stop what still runs: stopped by the user, nobody waits for a run of minutes."""
+        processes = list((self._executor._processes or {}).values()) if at_once else []
+        self._executor.shutdown(wait=not at_once, cancel_futures=True)
         for process in processes:
             process.terminate()
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Workers]:
+    """Processes for a while."""
+    made = Workers(jobs)
+    try:
+        yield made
+    except BaseException:
+        made.end(at_once=True)
+        raise
+    made.end(at_once=False)
 
 
 @contextmanager

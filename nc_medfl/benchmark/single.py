@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from torch import Tensor
 
 from nc_medfl import __version__
 from nc_medfl.benchmark import pools, sites
-from nc_medfl.benchmark.datasets import make_pool, source_print
+from nc_medfl.benchmark.datasets import make_pool
+from nc_medfl.benchmark.flare import flare_models
+from nc_medfl.benchmark.identity import settings_of
 from nc_medfl.benchmark.matrix import Matrix, RunKey, job_of, regime_of
 from nc_medfl.benchmark.measuring import Row, Scored, mean_rows, measured_sizes, rows_of, score, short
 from nc_medfl.benchmark.sites import DealtPool
@@ -62,12 +64,13 @@ def prepare(matrix_out: Path, name: str, data: Any, partition: Any, seed: int) -
     """Make the pool and deal it out; the last one is kept, for the methods of a seed follow each other."""
     pool = _pool(data, seed, matrix_out / "cache")
     folder = matrix_out / "cache" / "vocabularies"
-    file = _vocabulary_file(folder, name, pool.findings)
+    file = vocabulary_file(folder, name, pool.findings)
     dealt = sites.deal(pool, partition, seed, folder, load_vocabulary(str(file)))
     return Prepared(pool, dealt, file)
 
 
-def _vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path:
+def vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path:
+    """A file with the findings of a data set, below a folder."""
     content = yaml.safe_dump({"name": name, "findings": list(findings)}, sort_keys=False, allow_unicode=True).encode()
     path = folder / hashlib.sha256(content).hexdigest()[:12] / VOCABULARY
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,22 +79,15 @@ def _vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path
     return path
 
 
-def settings_of(matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What decides a run's numbers, as JSON values; two runs with equal ones need not both be made."""
-    return {
-        "dataset": matrix.datasets[key.dataset].model_dump(mode="json", exclude={"path"}),
-        "partition": matrix.partitions[key.partition].model_dump(mode="json"),
-        "job": job_of(matrix, key.method, seed=key.seed, more=more).model_dump(mode="json"),
-        "regime": regime_of(matrix, key.method),
-        "evaluation": matrix.evaluation.model_dump(mode="json"),
-        "engine": matrix.engine,
-        "data": source_print(matrix.datasets[key.dataset]),
-        "version": pools.VERSION,
-    }
-
-
 def run_single(
-    matrix: Matrix, key: RunKey, out: Path, progress: Progress, more: Mapping[str, Any] | None = None
+    matrix: Matrix,
+    key: RunKey,
+    out: Path,
+    progress: Progress,
+    more: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
+    test: bool = True,
 ) -> None:
     """Make one run and write its folder; ``run.json`` comes last and says that it is whole.
 
@@ -101,14 +97,17 @@ def run_single(
         out: of the study.
         progress: told of rounds.
         more: job settings on top, such as a search found.
+        folder: of the run, below ``out``; None for its place in the matrix.
+        test: False leaves the test split alone.
     """
     torch.set_num_threads(1)
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    given = settings_of(matrix, key, more)
+    given = settings_of(matrix, key, more, test=test)
     prepared = prepare(out, key.dataset, matrix.datasets[key.dataset], matrix.partitions[key.partition], key.seed)
-    settings = _job(matrix, key, prepared, more)
-    curve, chosen = _measured(matrix, key, settings, prepared, progress)
-    folder = out / "runs" / key.folder
+    job = job_of(matrix, key.method, seed=key.seed, more=more)
+    settings = job_for(job, prepared.pool.channels, prepared.vocabulary)
+    curve, chosen = _measured(matrix, key, settings, prepared, progress, test=test)
+    folder = out / (folder or Path("runs") / key.folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"dataset": key.dataset, "partition": key.partition, "method": key.method, "seed": key.seed}
     _write_csv(folder / RESULTS, [{**about, **row} for row in curve], COLUMNS)
@@ -140,16 +139,22 @@ def run_single(
     )
 
 
-def _job(matrix: Matrix, key: RunKey, prepared: Prepared, more: Mapping[str, Any] | None) -> JobSettings:
-    settings = job_of(matrix, key.method, seed=key.seed, more=more)
+def job_for(settings: JobSettings, channels: int, vocabulary: Path) -> JobSettings:
+    """A job's settings with those that the data decides.
+
+    Args:
+        settings: of the job.
+        channels: of the images.
+        vocabulary: file with their findings.
+    """
     network = settings.network
-    if prepared.pool.channels == 3:
+    if channels == 3:
         network = network.model_copy(update={"in_channels": 3})
-    return settings.model_copy(update={"vocabulary": str(prepared.vocabulary), "network": network})
+    return settings.model_copy(update={"vocabulary": str(vocabulary), "network": network})
 
 
 def _measured(
-    matrix: Matrix, key: RunKey, settings: JobSettings, prepared: Prepared, progress: Progress
+    matrix: Matrix, key: RunKey, settings: JobSettings, prepared: Prepared, progress: Progress, *, test: bool
 ) -> tuple[list[Row], int]:
     """All rows of a run, and the round whose model is reported."""
     regime = regime_of(matrix, key.method)
@@ -161,7 +166,7 @@ def _measured(
         def tell(done: int, total: int, before: int = number) -> None:
             progress(before * total + done, len(groups) * total)
 
-        parts.append(_federated(matrix, settings, prepared, stores, tell))
+        parts.append(_federated(matrix, settings, prepared, stores, tell, test=test))
     rows = {
         number: mean_rows([part[number] for part in parts]) if len(parts) > 1 else parts[0][number]
         for number in parts[0]
@@ -182,25 +187,39 @@ def _groups(regime: str, prepared: Prepared, vocabulary: Vocabulary) -> list[dic
 
 
 def _federated(
-    matrix: Matrix, settings: JobSettings, prepared: Prepared, stores: dict[str, Store], progress: Progress
+    matrix: Matrix,
+    settings: JobSettings,
+    prepared: Prepared,
+    stores: dict[str, Store],
+    progress: Progress,
+    *,
+    test: bool,
 ) -> dict[int, list[Row]]:
     """Rows of the global model after each round in which it is measured."""
     wanted = measured_rounds(settings.rounds, matrix.evaluation.every, matrix.evaluation.late)
     network = build_network(settings)
     found = {}
-    for number, model, losses in global_models(settings, stores, progress):
+    rounds = (
+        flare_models(settings, stores, wanted, progress)
+        if matrix.engine == "flare" and len(stores) > 1
+        else global_models(settings, stores, progress)
+    )
+    for number, models, losses in rounds:
         rows = [_loss_row(name, value) for name, value in losses.items()]
         if number in wanted:
-            network.load_state_dict(model)
-            rows += _rows(network, prepared, settings, matrix)
+            measured = []
+            for model in models():
+                network.load_state_dict(model)
+                measured.append(_rows(network, prepared, settings, matrix, test=test))
+            rows += mean_rows(measured) if len(measured) > 1 else measured[0]
         found[number] = rows
     return found
 
 
 def global_models(
     settings: JobSettings, stores: Mapping[str, Store], progress: Progress
-) -> Iterator[tuple[int, dict[str, Tensor], dict[str, float]]]:
-    """Round, the model that would be handed out after it, and the mean losses of its training, round by round."""
+) -> Iterator[tuple[int, Callable[[], list[dict[str, Tensor]]], dict[str, float]]]:
+    """Round, the model handed out after it (or one a site: see FedBN), and mean training losses, round by round."""
     configs = {
         name: SiteConfig(name=name, store=store.folder, device="auto", threads=1) for name, store in stores.items()
     }
@@ -208,9 +227,13 @@ def global_models(
         federation = LocalFederation(settings, configs, Path(state), stores)
         for done in federation.rounds(score=False):
             losses = [update.losses for update in done.updates.values()]
-            means = {name: float(np.mean([one[name] for one in losses])) for name in losses[0]}
+            means = {name: float(np.mean([one[name] for one in losses if name in one])) for name in _names(losses)}
             progress(done.number, settings.rounds)
-            yield done.number, done.handed_out, means
+            yield done.number, partial(federation.models, done.handed_out), means
+
+
+def _names(losses: list[dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for one in losses for name in one))
 
 
 def measured_rounds(rounds: int, every: int, late: int) -> set[int]:
@@ -223,15 +246,16 @@ def measured_rounds(rounds: int, every: int, late: int) -> set[int]:
     return {number for number in range(1, rounds + 1) if number % every == 0 or number > rounds - late}
 
 
-def _rows(network: Any, prepared: Prepared, settings: JobSettings, matrix: Matrix) -> list[Row]:
+def _rows(network: Any, prepared: Prepared, settings: JobSettings, matrix: Matrix, *, test: bool) -> list[Row]:
     size = measured_sizes(prepared.dealt, settings)
 
     def scored(store: Store) -> Scored:
         return score(network, store, settings.for_sites(), size, matrix.evaluation.batch_size)
 
-    frame = network.frame if isinstance(network, FedNCANet) else None
-    validation, test = scored(prepared.dealt.validation), scored(prepared.dealt.test)
-    return rows_of(validation, test, settings, prepared.pool.findings, frame)
+    frame = network.frame.detach() if isinstance(network, FedNCANet) else None
+    validation = scored(prepared.dealt.validation)
+    tested = scored(prepared.dealt.test) if test else None
+    return rows_of(validation, tested, settings, prepared.pool.findings, frame)
 
 
 def _choose(rows: Mapping[int, list[Row]], rule: str) -> int:

@@ -17,7 +17,7 @@ from nc_medfl.data.manifest import LABEL, SPLITS
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.labels import NO_FINDING, Vocabulary
-from nc_medfl.partition import PartitionSettings, plan_partition, site_names
+from nc_medfl.partition import NaturalSettings, PartitionSettings, plan_natural, plan_partition, site_names
 from nc_medfl.partition.describe import describe_manifests
 from nc_medfl.partition.dirichlet import site_sizes
 from nc_medfl.partition.missing_classes import draw_held
@@ -56,7 +56,7 @@ def deal(pool: Pool, spec: PartitionSpec, seed: int, folder: Path, vocabulary: V
         UserError: if the pool is too small for the partition, or has no sites to leave as they are.
     """
     frame = _frame(pool)
-    numbers, names = _natural(pool) if spec.natural else (_dealt(frame, pool, spec, seed), site_names(spec.sites))
+    numbers, names = _sites(frame, pool, spec, seed)
     labels = _annotated(pool.labels, numbers, len(names), spec, seed)
     stores = {}
     for number, name in enumerate(names):
@@ -119,6 +119,17 @@ def _store(
     columns = _label_columns(labels[rows], pool.findings)
     part = part.assign(**{str(name): columns[name] for name in columns}, site=site)
     return memory_store(pool.images[rows], part, vocabulary, folder, settings_hash=pool.fingerprint)
+
+
+def _sites(frame: pd.DataFrame, pool: Pool, spec: PartitionSpec, seed: int) -> tuple[Ints, list[str]]:
+    """The number of each image's site, -1 where no site may hold it, and the sites' names."""
+    if spec.by is not None:
+        columns = pd.DataFrame(dict(pool.columns), index=frame.index)
+        plan = plan_natural(frame.join(columns), pool.findings, NaturalSettings(spec.by, spec.min_images))
+        return plan.site, list(plan.names)
+    if spec.natural:
+        return _natural(pool)
+    return _dealt(frame, pool, spec, seed), site_names(spec.sites)
 
 
 def _natural(pool: Pool) -> tuple[Ints, list[str]]:

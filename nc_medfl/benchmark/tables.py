@@ -11,6 +11,7 @@ import pandas as pd
 from nc_medfl.benchmark.comparing import Interval, best_method, difference, t_interval, values_of
 from nc_medfl.benchmark.matrix import Matrix
 from nc_medfl.benchmark.results import CHOSEN, RUNS_CSV, read_table
+from nc_medfl.benchmark.searching import found_lines
 from nc_medfl.data.store import write_atomic
 
 #: Metrics of the tables, with their titles; means over findings, of the test split.
@@ -125,7 +126,7 @@ def _markdown(out: Path, summary: list[dict[str, Any]], gaps: list[dict[str, Any
             lines += ["", f"Minus {baseline}:", ""]
             body = [[name, *(_gap(row.get(metric)) for metric in _COMPARED)] for name, row in cells.items()]
             lines += _table(["method", *(METRICS[metric] for metric in _COMPARED)], body)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *found_lines(out)]) + "\n"
 
 
 def _summary_lines(cells: dict[str, dict[str, dict[str, Any]]]) -> list[list[str]]:

@@ -73,6 +73,27 @@ def test_what_is_lost_is_run_again_to_the_same_bytes(study: Path) -> None:
     assert (study / "out" / "results.csv").read_bytes() == before
 
 
+def test_every_plot_has_its_numbers_beside_it_and_the_same_bytes_again(study: Path) -> None:
+    plots = study / "out" / "plots"
+    names = {"curves-shapes-skew", "classes-shapes-skew", "collapse-shapes-skew", "skew-shapes"}
+    assert {path.name for path in plots.iterdir()} == {
+        f"{name}.{end}" for name in names for end in ("svg", "png", "csv")
+    }
+    rows = pd.read_csv(study / "out" / "results.csv")
+    wanted = rows.query(
+        "finding == 'macro' and metric == 'auc' and split == 'val' and method == 'fedavg' and round == 1"
+    )
+    curve = pd.read_csv(plots / "curves-shapes-skew.csv").set_index(["method", "round"])
+    assert curve.loc[("fedavg", 1), "mean"] == pytest.approx(np.mean(wanted["value"]), rel=1e-5)
+    assert curve.loc[("fedavg", 1), "sd"] == pytest.approx(np.std(wanted["value"], ddof=1), rel=1e-4)
+    assert set(pd.read_csv(plots / "collapse-shapes-skew.csv")["method"]) == {"fednca_paper"}
+    before = {path.name: path.read_bytes() for path in plots.iterdir()}
+    (plots / "curves-gone.svg").write_text("of a partition that the matrix no longer names")
+    result = CliRunner().invoke(app, ["bench", str(study / "matrix.yaml"), "--out", str(study / "out"), "--tables"])
+    assert result.exit_code == 0, result.output
+    assert {path.name: path.read_bytes() for path in plots.iterdir()} == before
+
+
 def test_an_unknown_method_is_named(study: Path, tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(MATRIX.replace("fednca_paper:", "fedmagic:").replace("path: ", f"path: {study}/"))
     result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "out")])

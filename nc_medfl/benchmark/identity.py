@@ -1,0 +1,56 @@
+"""What a run of a bench is: everything that decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nc_medfl.benchmark import pools
+from nc_medfl.benchmark.datasets import blake, source_print
+from nc_medfl.benchmark.matrix import Matrix, PartitionSpec, RunKey, job_of, regime_of
+from nc_medfl.config import JobSettings
+from nc_medfl.errors import UserError
+from nc_medfl.presets import merged
+
+
+def settings_of(
+    matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None, *, test: bool = True
+) -> dict[str, Any]:
+    """What decides a run's numbers, as JSON values; two runs with equal ones need not both be made."""
+    return {
+        **({} if test else {"splits": ["val"]}),
+        "dataset": matrix.datasets[key.dataset].model_dump(mode="json", exclude={"path", "expected"}),
+        "partition": matrix.partitions[key.partition].model_dump(mode="json"),
+        "job": _job(job_of(matrix, key.method, seed=key.seed, more=more)),
+        "regime": regime_of(matrix, key.method),
+        "evaluation": matrix.evaluation.model_dump(mode="json"),
+        "engine": matrix.engine,
+        "data": source_print(matrix.datasets[key.dataset]),
+        "version": pools.VERSION,
+    }
+
+
+def _job(settings: JobSettings) -> dict[str, Any]:
+    """A job's settings with what its initial weights are in the place of where they lie."""
+    content = settings.model_dump(mode="json")
+    if settings.network.init_weights is not None:
+        content["network"]["init_weights"] = _print_of(Path(settings.network.init_weights))
+    return content
+
+
+@lru_cache(maxsize=4)
+def _print_of(weights: Path) -> str:
+    if not weights.is_file():
+        raise UserError(f"init_weights: no file {weights}. Give --weights a local file with a state dict.")
+    return blake(weights)
+
+
+def with_new_keys(settings: Any) -> Any:
+    """A run's settings as it wrote them, and those that the package has got since at their defaults, as they were."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("job"), dict):
+        return settings
+    plain = JobSettings.model_construct().model_dump(mode="json")
+    dealt = {**PartitionSpec().model_dump(mode="json"), **settings.get("partition", {})}
+    return {**settings, "job": merged(plain, settings["job"]), "partition": dealt}
