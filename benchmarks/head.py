@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from nc_medfl.losses import FedNCALoss
 from nc_medfl.networks.class_attention import ClassQueryAttention
 from nc_medfl.networks.etf import ETFClassifier, simplex_etf
+from nc_medfl.networks.joint_head import read
 
 BATCH, DIM, SIDE = 32, 512, 7
 TARGETS = {14: 0.3, 80: 0.5}
@@ -79,8 +80,8 @@ class Ours(nn.Module):
 
     def loss(self, feature_map: Tensor, targets: Tensor) -> Tensor:
         """The package's loss."""
-        features, _ = self.reader(feature_map)
-        total: Tensor = self.criterion(self.classifier(features), features, targets).total
+        features, _, cross = read(self.reader, self.classifier, feature_map)
+        total: Tensor = self.criterion(cross, features, targets).total
         return total
 
     def predictions(self, feature_map: Tensor) -> Tensor:

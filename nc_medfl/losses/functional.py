@@ -18,6 +18,9 @@ from nc_medfl.networks.etf import unit_vectors
 Negatives = Literal["topk", "all", "random"]
 Contrast = Literal["cross_entropy", "cosine"]
 
+#: A feature below this length has no direction: the gradient of its cosine would blow up.
+_SHORTEST = 1e-6
+
 
 def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross entropy over the known pairs, summed over classes and averaged over images.
@@ -143,10 +146,14 @@ def contrastive_loss(
     class_features = _full_precision(class_features)
     positive = targets == 1
     usable = torch.where(positive[..., None], class_features, torch.zeros_like(class_features))
-    directions, vertices = unit_vectors(usable), unit_vectors(frame.to(usable.dtype))
+    lengths = torch.linalg.vector_norm(usable, dim=-1)
+    long = lengths >= _SHORTEST
+    # Dividing the cosines and not the features: those are D / C times as many.
+    inverse = torch.where(long, 1 / torch.where(long, lengths, torch.ones_like(lengths)), torch.zeros_like(lengths))
+    vertices = unit_vectors(frame.to(usable.dtype))
     if contrast == "cosine":
-        return _mean_over_images(1 - (directions * vertices).sum(dim=-1), positive)
-    scores = (F.linear(directions, vertices) / temperature).log_softmax(dim=-1)
+        return _mean_over_images(1 - torch.einsum("bcd,cd->bc", usable, vertices) * inverse, positive)
+    scores = (F.linear(usable, vertices) * (inverse / temperature)[..., None]).log_softmax(dim=-1)
     return _mean_over_images(-scores.diagonal(dim1=1, dim2=2), positive)
 
 

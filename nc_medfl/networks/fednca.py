@@ -11,6 +11,7 @@ from nc_medfl.networks.backbones import Backbone
 from nc_medfl.networks.class_attention import ClassMLP, ClassQueryAttention, attention_maps
 from nc_medfl.networks.etf import ArchitectureError, ETFClassifier, simplex_etf, tensor_fingerprint
 from nc_medfl.networks.identity import network_fingerprint, seeded_weights
+from nc_medfl.networks.joint_head import read
 from nc_medfl.networks.weights import load_backbone_weights
 
 _QUERIES = ("fixed", "learned", "from_frame", "mlp")
@@ -116,8 +117,9 @@ class FedNCANet(nn.Module):
 
     def forward(self, image: Tensor) -> FedNCAOutput:
         """Read images ``[B, in_channels, H, W]``."""
-        class_features, attention = self.class_attention(self.projection(self.backbone(image)))
-        cross_logits = self.classifier(class_features)
+        class_features, attention, cross_logits = read(
+            self.class_attention, self.classifier, self.projection(self.backbone(image))
+        )
         return FedNCAOutput(cross_logits.diagonal(dim1=1, dim2=2), cross_logits, class_features, attention)
 
     def predictions(self, image: Tensor) -> Tensor:

@@ -138,9 +138,7 @@ def _heads(attention: nn.MultiheadAttention, weights: Tensor, tokens: Tensor) ->
     batch, heads, number, places = weights.shape
     weight, bias = _projection(attention, 2)
     dim = len(weight)
-    # Pooling the tokens as they are takes T x h x C x D, and C x D x D for the projection after; the other way
-    # round it is T x D x D and T x C x D.
-    if places * heads * number + number * dim <= places * (dim + number):
+    if pools_first(number, heads, dim, places):
         pooled = weights.flatten(1, 2) @ tokens.transpose(1, 2)
         pooled = pooled.view(batch, heads, number, dim).permute(1, 0, 2, 3).reshape(heads, batch * number, dim)
         # One product a head over all images.
@@ -149,6 +147,19 @@ def _heads(attention: nn.MultiheadAttention, weights: Tensor, tokens: Tensor) ->
         return features + bias
     values = _each_image(weight, tokens).view(batch, heads, dim // heads, places)
     return (weights @ values.transpose(2, 3)).transpose(1, 2).reshape(batch, number, dim) + bias
+
+
+def pools_first(number: int, heads: int, dim: int, places: int) -> bool:
+    """Whether it is cheaper to pool the tokens and project what comes of it than to project the tokens and pool those.
+
+    Args:
+        number: queries C.
+        heads: h.
+        dim: D.
+        places: tokens T of an image.
+    """
+    # The first takes T x h x C x D and C x D x D multiplications, the other T x D x D and T x C x D.
+    return places * heads * number + number * dim <= places * (dim + number)
 
 
 def _out(attention: nn.MultiheadAttention, features: Tensor) -> Tensor:
