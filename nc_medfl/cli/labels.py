@@ -28,6 +28,9 @@ from nc_medfl.cli.label_options import (
 from nc_medfl.cli.tables import drawn
 from nc_medfl.errors import UserError
 
+#: Columns that are named for a person.
+_MOST_TOLD = 30
+
 
 def labels(
     table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="A label table, to be tried.")] = None,
@@ -156,7 +159,7 @@ def _told(found: dict[str, Any], table: str) -> list[str]:
             *drawn(["name", "images", "why"], [[n, str(c), why] for n, why, c in found["left_out"]]),
         ]
     if found["unmapped_columns"]:
-        lines += ["", f"Not read: {', '.join(found['unmapped_columns'])}."]
+        lines += ["", f"Not read: {_some(found['unmapped_columns'])}."]
     if found["unmapped_values"]:
         lines += ["", "Values that the map doesn't know; 'prepare' will refuse them:"]
         shown = [[c, v or "(not shown: may be a name)", str(n)] for c, v, n in found["unmapped_values"]]
@@ -168,6 +171,12 @@ def _told(found: dict[str, Any], table: str) -> list[str]:
         *found["rules"],
     ]
     return lines
+
+
+def _some(names: list[str]) -> str:
+    """Names of columns; a table may have thousands, which ``--json`` has all."""
+    more = len(names) - _MOST_TOLD
+    return ", ".join(names[:_MOST_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
 def _policies(found: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from nc_medfl import __version__
 from nc_medfl.cli.console import console
+from nc_medfl.cli.failures import one_line, told
 from nc_medfl.errors import NcMedflError
 
 _STOPPED = 130
@@ -85,15 +86,14 @@ def _options(
 def guarded(command: typer.Typer) -> None:
     """Run a command; errors meant for the user end in one line and their exit code.
 
-    Exit codes: 0 success, 2 a user's mistake, 1 a run that failed, 130 stopped by the user.
+    Exit codes: 0 success, 2 a user's mistake, 1 a run that failed or an error nobody foresaw, 130 stopped by the user.
     """
     # Ended by a scheduler or 'kill', a command stops what it started, as it does for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command()
     except NcMedflError as error:
-        if os.environ.get("NC_MEDFL_DEBUG"):
-            raise
+        _tell(error)
         console.print(f"nc-medfl: {error}", markup=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:
@@ -102,6 +102,16 @@ def guarded(command: typer.Typer) -> None:
             raise
         console.print("nc-medfl: stopped.", markup=False)
         sys.exit(_STOPPED)
+    except Exception as error:
+        _tell(error)
+        console.print(f"nc-medfl: {one_line(error)}", markup=False)
+        sys.exit(1)
+
+
+def _tell(error: BaseException) -> None:
+    """Print the traceback, where that is asked for."""
+    if os.environ.get("NC_MEDFL_DEBUG"):
+        console.print(told(error, sys.argv[1:]), markup=False, end="")
 
 
 def main() -> None:

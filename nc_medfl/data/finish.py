@@ -24,7 +24,7 @@ from nc_medfl.data.dicom.identifier import clean_identifier
 from nc_medfl.data.dicom.quarantine import OUTCOMES
 from nc_medfl.data.generation import begin_generation, swap_generation
 from nc_medfl.data.index import IndexHead, write_index
-from nc_medfl.data.join import Join, join_labels, joined_source
+from nc_medfl.data.join import Join, identifier_in, join_labels, joined_source
 from nc_medfl.data.manifest import LABEL, SPLITS, keyed_hash
 from nc_medfl.data.memory import give_back
 from nc_medfl.data.private import FOLDER, clear_work, write_private_table
@@ -131,7 +131,8 @@ def join_of(source: SourceData, records: Sequence[Record]) -> Join:
     Raises:
         UserError: if no label is about any image.
     """
-    keys = frozenset(source.labels.keys) if source.match_uid or source.match_accession else frozenset()
+    wanted = source.labels.keys if source.match_uid or source.match_accession else ()
+    keys = frozenset(map(identifier_in, wanted))
     uids: dict[str, str] = {}
     accessions: dict[str, str] = {}
     for record in records if keys else ():
@@ -263,7 +264,7 @@ def _nothing_usable(task: Task, final: Sequence[Record], join: Join, counts: Map
         if older
         else f"{stores.QUARANTINE} and {FOLDER}/{SOURCES} under --out say why."
     )
-    return UserError(f"{task.settings.images}: no image can be used ({listed}). {why}")
+    return UserError(f"--images: no image can be used ({listed}). {why}")
 
 
 def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Kept | None, join: Join) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from array import array
 from bisect import bisect_left
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from nc_medfl.data.sources.base import SourceData
 
 _NONE: list[int] = []
+_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii"})
 
 
@@ -31,6 +33,7 @@ class Closeness(IntEnum):
     SAME_BUT_EXTENSION = 1
     KEY_IS_TAIL = 2
     IMAGE_IS_TAIL = 3
+    OTHER_CAPITALS = 4  # any of these, but for capitals
 
 
 Positions = npt.NDArray[np.int32]
@@ -74,8 +77,8 @@ def join_labels(
 ) -> Join:
     """Join label keys to images: by relative path, else by the end of the path, else by an identifier.
 
-    Names are compared with or without extension and in one Unicode form. The closest match of a key is taken, and
-    of several keys that match an image the closest one has it.
+    Names are compared with or without extension and in one Unicode form, and without regard to capitals where nothing
+    else fits. The closest match of a key is taken, and of several keys that match an image the closest one has it.
 
     Args:
         keys: image keys of the label table.
@@ -86,16 +89,21 @@ def join_labels(
         match_uid: whether keys may be SOP Instance UIDs.
     """
     index = _Index(names if match_name else ())
+    folded: _Index | None = None
     by_identifier = _by_identifier(names, uids if match_uid else {}, accessions or {})
     closeness = np.zeros(len(keys), dtype=np.int8)
     found = array("i")
     where = array("q", [0])
     for position, key in enumerate(keys):
-        close, images = index.look_up(_plain(key)) or (Closeness.SAME, by_identifier.get(key, _NONE))
+        close, images = index.look_up(_plain(key)) or (Closeness.SAME, by_identifier.get(identifier_in(key), _NONE))
+        if not images and match_name:
+            folded = folded or _Index(names, fold=True)
+            _, images = folded.look_up(_plain(key).casefold()) or (close, images)
+            close = Closeness.OTHER_CAPITALS
         closeness[position] = close
         found.extend(images)
         where.append(len(found))
-    del index, by_identifier
+    del index, folded, by_identifier
     holder: Positions = np.full(len(names), -1, dtype=np.int32)
     rank = np.zeros(len(names), dtype=np.int8)
     rivals: list[tuple[int, int]] = []
@@ -111,6 +119,18 @@ def join_labels(
                 served[position] = True
                 rivals.append((int(holder[image]), position))
     return Join(names, holder, tuple(np.flatnonzero(~served).tolist()), tuple(rivals))
+
+
+def identifier_in(key: str) -> str:
+    """The UID after which a key's file is named, where it looks like that (``a/1.2.840.5.dcm``); else the key."""
+    last = _plain(key).rpartition("/")[2]
+    named = _stem(last) if last.lower().endswith((".dcm", ".dicom")) else last
+    return named if is_uid(named) else key
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text looks like a UID (PS3.5, section 9)."""
+    return _UID.fullmatch(text) is not None
 
 
 def _by_identifier(names: Sequence[str], *identifiers: Mapping[str, str]) -> dict[str, list[int]]:
@@ -175,11 +195,14 @@ class _Forms:
 class _Index:
     """Images by their path and by every end of it, each with and without extension."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._paths = _Forms(names, lambda path: (path,))
-        self._stems = _Forms(names, lambda path: (_stem(path),))
-        self._tails = _Forms(names, _tails)
-        self._tail_stems = _Forms(names, lambda path: [_stem(tail) for tail in _tails(path)])
+    def __init__(self, names: Sequence[str], *, fold: bool = False) -> None:
+        def forms(made: Callable[[str], Iterable[str]]) -> _Forms:
+            return _Forms(names, (lambda path: made(path.casefold())) if fold else made)
+
+        self._paths = forms(lambda path: (path,))
+        self._stems = forms(lambda path: (_stem(path),))
+        self._tails = forms(_tails)
+        self._tail_stems = forms(lambda path: [_stem(tail) for tail in _tails(path)])
 
     def look_up(self, key: str) -> tuple[Closeness, list[int]] | None:
         """The images that fit a key best, and how well."""

@@ -7,7 +7,6 @@ The parts: :mod:`nc_medfl.data.reading` reads files, :mod:`nc_medfl.data.finish`
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,7 +29,7 @@ from nc_medfl.data.finish import (
 )
 from nc_medfl.data.generation import finish_swap
 from nc_medfl.data.index import Index, read_index
-from nc_medfl.data.join import join_labels, joined_source
+from nc_medfl.data.join import identifier_in, is_uid, join_labels, joined_source
 from nc_medfl.data.journal import Journal
 from nc_medfl.data.lock import store_lock
 from nc_medfl.data.manifest import SCHEMA_VERSION
@@ -45,9 +44,6 @@ from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary, load_vocabulary
 
 __all__ = ["PrepareSummary", "Progress", "prepare"]
-
-#: Identifiers look like this where labels are keyed by SOP Instance UID.
-_UID = re.compile(r"\d+(\.\d+){3,}")
 
 
 def prepare(settings: PrepareSettings, progress: Progress | None = None) -> PrepareSummary:
@@ -226,6 +222,6 @@ def _check_out(settings: PrepareSettings) -> None:
 def _check_names(source: SourceData) -> None:
     """End before an hour of reading if no label can be about any image."""
     by_name = join_labels(source.labels.keys, [f.name for f in source.files], {}, match_name=source.match_name)
-    by_uid = source.match_uid and any(_UID.fullmatch(key) for key in source.labels.keys)
+    by_uid = source.match_uid and any(is_uid(identifier_in(key)) for key in source.labels.keys)
     if not by_name.found_any and not by_uid and not source.match_accession:
         raise no_match(source)

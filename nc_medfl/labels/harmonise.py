@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nc_medfl.errors import UserError
+from nc_medfl.labels.columns import columns_told, whole_number
 from nc_medfl.labels.label_map import LabelMap, blank_policy, check_vocabulary, nearest, uncertain_policy
 from nc_medfl.labels.states import (
     CONFLICT,
@@ -136,8 +137,10 @@ def check_table(table: pd.DataFrame, label_map: LabelMap, vocabulary: Vocabulary
 def resolve(table: pd.DataFrame, label_map: LabelMap, vocabulary: Vocabulary, reading: Reading) -> HarmonisedLabels:
     """Labels of a table that was read: one entry an image, by the map's policies."""
     keys = table[label_map.image_column].astype(str).str.strip()
+    if label_map.image_key == "accession":
+        keys = keys.map(whole_number)
     named = label_map.patient_column
-    patients = None if named is None else tuple(table[named].astype(str).str.strip())
+    patients = None if named is None else tuple(table[named].astype(str).map(whole_number))
     merge = _Merge(reading, {name: tuple(texts) for name, texts in reading.raw.items()}, patients)
     again = keys.duplicated().to_numpy(dtype=bool)
     kept = np.flatnonzero(~again)
@@ -241,8 +244,7 @@ class _Merge:
 
 def _need(table: pd.DataFrame, column: str, where: str, remedy: str) -> None:
     if column not in table:
-        has = ", ".join(str(name) for name in table.columns)
-        raise UserError(f"{where}: no column '{column}' (it has: {has}). {remedy}")
+        raise UserError(f"{where}: no column '{column}' ({columns_told(table.columns)}). {remedy}")
 
 
 def _strange(found: Sequence[Strange], label_map: LabelMap, where: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nc_medfl.errors import UserError
+from nc_medfl.labels.columns import columns_told
 from nc_medfl.labels.label_map import Delimited, ImageKey, LabelMap, canonical, suggest
 from nc_medfl.labels.vocabulary import NO_FINDING, Vocabulary
 
@@ -19,8 +20,8 @@ _IMAGE_NAMES = (
 )
 _UID_NAMES = frozenset({"sopinstanceuid", "sopuid"})
 _ACCESSION_NAMES = frozenset({"accessionnumber", "accession"})
-#: NIH's own name of the patient column, to the letter: others may hold a number of the row or of the visit.
-_NIH_PATIENT = "Patient ID"
+#: NIH's own name of the patient column, in capitals or not: others may hold a number of the row or of the visit.
+_NIH_PATIENT = "patient id"
 _FACTS = {
     "view": ("viewposition", "view"),
     "sex": ("patientgender", "patientsex", "sex", "gender"),
@@ -102,7 +103,8 @@ def infer_label_map(
         "vocabulary": vocabulary.name,
         "image_column": image,
         "image_key": named.key or _key_of(image),
-        "patient_column": named.patient or (_NIH_PATIENT if _NIH_PATIENT in table else None),
+        "patient_column": named.patient
+        or next((str(name) for name in table.columns if str(name).casefold() == _NIH_PATIENT), None),
         "facts": {fact: folded[n] for fact, names in _FACTS.items() for n in reversed(names) if n in folded},
         "ignore_columns": list(named.ignore),
     }
@@ -179,4 +181,4 @@ def _folded(name: str) -> str:
 
 
 def _has(table: pd.DataFrame) -> str:
-    return f"it has: {', '.join(map(str, table.columns))}"
+    return columns_told(table.columns)

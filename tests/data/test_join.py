@@ -93,3 +93,22 @@ def test_a_nifti_is_found_with_and_without_both_of_its_extensions(key):
 def test_names_of_hostile_length_and_kind_are_keys_like_others():
     names = ["=cmd|x.dcm", "../" + "a" * 4000 + ".dcm", "x\x1b[31m.dcm"]
     assert join_labels(["=cmd|x", "a" * 4000, "x\x1b[31m"], names, {}).label_of == {n: i for i, n in enumerate(names)}
+
+
+def test_capitals_count_only_where_something_else_fits():
+    assert join_labels(["A/ONE.DCM", "Two"], NAMES, {}).label_of == {"a/one.dcm": 0, "b/two.dcm": 1}
+    # Written exactly so, a row is about its own file; another in other capitals is about none.
+    names = ["x/IM1.dcm", "x/im1.dcm"]
+    assert join_labels(["im1", "IM1"], names, {}).label_of == {"x/IM1.dcm": 1, "x/im1.dcm": 0}
+    join = join_labels(["IM2", "im2"], ["x/im2.dcm"], {})
+    assert (join.label_of, join.unmatched, join.rivals) == ({"x/im2.dcm": 1}, (0,), ())
+
+
+@pytest.mark.parametrize("key", ["1.2.840.7", "1.2.840.7.dcm", "archive/p1/1.2.840.7.DCM", "p1\\1.2.840.7"])
+def test_a_file_named_after_its_uid_is_found_by_it(key):
+    assert join_labels([key], ["IM0001"], {"IM0001": "1.2.840.7"}).label_of == {"IM0001": 0}
+
+
+def test_an_accession_number_with_a_slash_is_no_path():
+    join = join_labels(["2020/123"], ["x"], {}, accessions={"x": "2020/123"}, match_name=False)
+    assert join.label_of == {"x": 0}

@@ -26,6 +26,10 @@ PLAIN = "file,Effusion\nMüller.dcm,1\nb.dcm,0\n"
         PLAIN.replace("\n", ",,\n").encode(),
         b"file,Effusion\nM\xc3\xbcller.dcm,1,,\nb.dcm,0\n",
         gzip.compress(PLAIN.encode()),
+        # How a spreadsheet says which separator it used.
+        b"\xef\xbb\xbfsep=;\r\n" + PLAIN.replace("\n", "\r\n").replace(",", ";").encode(),
+        b'"sep=,"\n' + PLAIN.encode(),
+        b"sep=|\n" + PLAIN.replace(",", "|").encode(),
     ],
 )
 def test_a_table_is_read_however_it_was_saved(tmp_path, content):
@@ -48,6 +52,7 @@ _GZIP = gzip.compress(PLAIN.encode() * 1000)
         (b"file,a\nx,1,0\n", "row 2 has more cells"),
         (b"x.dcm,DOE^JOHN,1\ny.dcm,ROE^JANE,0\n", "first row is about an image"),
         (b"DOE^JOHN,1.2.840.1.5,1\nROE^JANE,1.2.840.1.6,0\n", "first row is about an image"),
+        (b"DOE^JOHN,1,1\nROE^JANE,0,0\n", "a column's name stands twice"),
         (b"PK\x03\x04 a workbook", "is no text file"),
         (b"file,a\n\0,1\n", "is no text file"),
         (b"file,a\x1b[31m\nx,1\n", "holds control characters"),

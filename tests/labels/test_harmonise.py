@@ -364,7 +364,10 @@ def test_columns_may_be_named_on_the_command_line():
     assert [f for f, y in zip(nih.findings, labels.labels[0], strict=True) if y == 1] == ["Effusion", "Mass"]
 
 
-@pytest.mark.parametrize(("column", "patient"), [("Patient ID", "Patient ID"), ("PatientID", None), ("patient", None)])
+@pytest.mark.parametrize(
+    ("column", "patient"),
+    [("Patient ID", "Patient ID"), ("PATIENT ID", "PATIENT ID"), ("PatientID", None), ("patient", None)],
+)
 def test_the_patient_is_taken_from_the_table_only_by_nihs_own_name(column, patient):
     rows = pd.DataFrame([["a", "1", "7"]], columns=["file", "Effusion", column])
     assert infer_label_map(rows, load_vocabulary("nih14")).patient_column == patient
@@ -377,3 +380,24 @@ def test_the_patient_is_taken_from_the_table_only_by_nihs_own_name(column, patie
 def test_the_image_column_says_by_its_name_what_it_holds(column, key):
     rows = pd.DataFrame([["a", "1"]], columns=[column, "Effusion"])
     assert infer_label_map(rows, load_vocabulary("nih14")).image_key == key
+
+
+def test_identifiers_that_were_taken_for_numbers_are_whole_again():
+    rows = pd.DataFrame(
+        [["a", "7.0", "1"], ["a", "7", "1"], ["b", "007", "1"]], columns=["file", "Patient ID", "Effusion"]
+    )
+    nih = load_vocabulary("nih14")
+    labels = harmonise(rows, infer_label_map(rows, nih), nih)
+    assert (labels.patients, labels.patient_conflicts) == (("7", "007"), 0)
+    rows = pd.DataFrame([["3001.0", "1"], ["3002.50", "0"]], columns=["Accession", "Effusion"])
+    assert harmonise(rows, infer_label_map(rows, nih), nih).keys == ("3001", "3002.50")
+
+
+def test_a_table_without_a_header_is_not_quoted_and_one_of_thousands_of_columns_not_told_whole():
+    nih = load_vocabulary("nih14")
+    with pytest.raises(UserError, match="it has 3 columns whose names look like values; is its header missing"):
+        infer_label_map(pd.DataFrame([["x", "y", "1"]], columns=["00017", "Doe^Jane", "0"]), nih)
+    wide = pd.DataFrame([["x"] * 5000], columns=[f"c{number}" for number in range(5000)])
+    with pytest.raises(UserError, match="c29 and 4970 more") as told:
+        infer_label_map(wide, nih)
+    assert len(str(told.value)) < 500

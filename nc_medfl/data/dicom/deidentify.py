@@ -19,7 +19,7 @@ _VIEWS = {
     **{view: view for view in ("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL")},
     **{"LAT": "LATERAL", "L LAT": "LL", "R LAT": "RL"},
 }
-_AGE = re.compile(r"^(\d{1,3})\s*([DWMY]?)$")
+_AGE = re.compile(r"([0-9]{1,5})\s*([DWMY]?)")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0, "": 1.0}
 
 
@@ -104,8 +104,11 @@ def sex_of(term: str) -> str:
 
 
 def age_of(term: str) -> float | None:
-    """Years from an age string (``062Y``, ``006M``, ``62``), capped at 90; None where it is no human age."""
-    match = _AGE.match(term.strip().upper())
+    """Years from an age string (``062Y``, ``006M``, ``62``), capped at 90; None where it is no human age.
+
+    The standard has three digits (PS3.5 6.2, AS); some write four, as in ``1200M``.
+    """
+    match = _AGE.fullmatch(term.strip().upper())
     if match is None:
         return None
     years = int(match.group(1)) * _YEARS[match.group(2)]
@@ -117,8 +120,8 @@ def patient_age(dataset: Any) -> float | None:
     stated = age_of(text(dataset, "PatientAge"))
     if stated is not None:
         return stated
-    birth, study = text(dataset, "PatientBirthDate"), text(dataset, "StudyDate")
-    if not all(re.fullmatch(r"\d{8}", date) for date in (birth, study)):
+    birth, study = date_of(text(dataset, "PatientBirthDate")), date_of(text(dataset, "StudyDate"))
+    if not birth or not study:
         return None
     years = int(study[:4]) - int(birth[:4]) - (study[4:] < birth[4:])
     return age_of(str(years)) if years >= 0 else None

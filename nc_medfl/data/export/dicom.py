@@ -26,7 +26,7 @@ from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.dicom.quiet import quiet_pydicom
 from nc_medfl.data.dicom.reader import parse, read_bytes
 from nc_medfl.data.export import folder as folders
-from nc_medfl.data.export.elements import clean_dataset, file_meta, method_attributes, uid_of
+from nc_medfl.data.export.elements import clean_dataset, file_meta, method_attributes, required_attributes, uid_of
 from nc_medfl.data.export.folder import ExportSummary
 from nc_medfl.data.private import FOLDER
 from nc_medfl.data.radiograph import pixel_hash
@@ -109,6 +109,7 @@ def deidentified(
         day = shifted_date(salt, str(row["patient_key"]), date_of(text(original, "StudyDate"))) if shift_dates else ""
         clean.StudyDate = day
         _apply_profile(clean, salt)
+        required_attributes(clean)
         method_attributes(clean, shifted=shift_dates)
         clean.file_meta = file_meta(clean)
         buffer = BytesIO()

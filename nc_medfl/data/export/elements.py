@@ -24,6 +24,8 @@ from nc_medfl.data.dicom.display import read_lut
 from nc_medfl.data.dicom.reader import DEFAULT_POLICY
 from nc_medfl.data.manifest import keyed_hash
 
+_COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
+_DIGITAL_X_RAY = f"{_COMPUTED_RADIOGRAPHY}.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -55,6 +57,14 @@ _NUMBERS = {
 }
 _DIRECTION = re.compile(r"[LRAPHF]{1,3}")
 
+#: SNOMED CT code and meaning of the body parts that are taken, by what their name holds (PS3.16 CID 4).
+_REGIONS = {
+    "SPINE": ("122495006", "Thoracic spine"),
+    "LUNG": ("39607008", "Lung"),
+    "RIB": ("113197003", "Rib"),
+    "CHEST": ("816094009", "Thorax"),
+    "THORAX": ("816094009", "Thorax"),
+}
 #: Code Meaning by Code Value (PS3.16 CID 7050) of what is applied.
 _BASIC, _MODIFIED_DATES, _CHARACTERISTICS = "113100", "113107", "113108"
 _METHODS = {
@@ -169,7 +179,8 @@ def _pixels(clean: Dataset, original: Dataset, stored: npt.NDArray[np.generic]) 
 def _grey_scale(clean: Dataset, original: Dataset) -> None:
     for keyword, most in _NUMBERS.items():
         found = numbers(original, keyword)[:most]
-        if found:
+        # A distance of 0, as some write where they know none, isn't one.
+        if found and not (keyword.endswith("Spacing") and min(found) <= 0):
             texts = [decimal_string(number) for number in found]
             setattr(clean, keyword, texts if len(texts) > 1 else texts[0])
     ratio = numbers(original, "PixelAspectRatio")[:2]
@@ -229,6 +240,24 @@ def decimal_string(number: float) -> str:
     return whole
 
 
+def required_attributes(dataset: Dataset) -> None:
+    """Put in, empty, what the object's definition wants to be there and nothing harmless is known of (type 2).
+
+    PS3.3 C.8.1.1 (CR series), C.8.11.2 to C.8.11.5 (DX), C.7.6.14 (acquisition context).
+    """
+    kind = str(dataset.SOPClassUID)
+    digital = kind.startswith(_DIGITAL_X_RAY)
+    if (kind == _COMPUTED_RADIOGRAPHY or digital) and "ViewPosition" not in dataset:
+        dataset.ViewPosition = ""
+    if not digital:
+        return
+    for keyword in ("DetectorType", "PositionerType"):
+        setattr(dataset, keyword, "")
+    dataset.AcquisitionContextSequence = []
+    region = next((region for part, region in _REGIONS.items() if part in str(dataset.BodyPartExamined)), None)
+    dataset.AnatomicRegionSequence = [_code(region[0], "SCT", region[1])] if region else []
+
+
 def method_attributes(dataset: Dataset, *, shifted: bool) -> None:
     """Say that, and how, a data set was de-identified (PS3.3 C.7.1.1, PS3.15 E.1, codes of CID 7050)."""
     dataset.PatientIdentityRemoved = "YES"
@@ -237,13 +266,14 @@ def method_attributes(dataset: Dataset, *, shifted: bool) -> None:
         f"dicom-anonymizer {version('dicom-anonymizer')}, PS3.15 basic profile",
     ]
     applied = [_BASIC, *([_MODIFIED_DATES] if shifted else []), _CHARACTERISTICS]
-    items = []
-    for code in applied:
-        item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", _METHODS[code]
-        items.append(item)
-    dataset.DeidentificationMethodCodeSequence = items
+    dataset.DeidentificationMethodCodeSequence = [_code(code, "DCM", _METHODS[code]) for code in applied]
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if shifted else "REMOVED"
+
+
+def _code(code: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, scheme, meaning
+    return item
 
 
 def file_meta(dataset: Dataset) -> FileMetaDataset:

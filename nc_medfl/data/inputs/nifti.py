@@ -59,7 +59,8 @@ def read_plane(content: bytes, min_side: int) -> Plane:
     percentiles that a DICOM file without a window gets.
 
     Raises:
-        Rejected: ``multiframe``, ``too_large``, ``too_small``, ``truncated``, ``undecodable`` or ``constant_image``.
+        Rejected: ``colour``, ``multiframe``, ``too_large``, ``too_small``, ``truncated``, ``undecodable`` or
+            ``constant_image``.
     """
     # Loaded only where there is such a file: every reading process would wait for it.
     import nibabel as nib
@@ -74,6 +75,8 @@ def read_plane(content: bytes, min_side: int) -> Plane:
         shape = tuple(int(n) for n in image.shape)
     except Exception as error:
         raise Rejected("undecodable", "the NIfTI header can't be read") from error
+    if image.get_data_dtype().kind not in "iuf":
+        raise Rejected("colour", "a NIfTI of colours or complex numbers")
     sides = [n for n in shape if n != 1]
     if len(sides) > 2 or len(shape) > 3:
         raise Rejected("multiframe", "more than one plane")

@@ -1,7 +1,7 @@
 """PNG, JPEG and TIFF of 8 and 16 bits, and single arrays: display images already, taken at full range.
 
-Colour is brought to grey, transparency left out, a JPEG turned as its EXIF orientation says. A TIFF whose white is
-zero is inverted, as MONOCHROME1 is.
+Colour is brought to grey, transparency left out, a picture turned as its orientation says (EXIF's, or TIFF's). A TIFF
+whose white is zero is inverted, as MONOCHROME1 is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,17 @@ JPEG = b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY = b"\x93NUMPY"
 _PNG_END = b"IEND\xaeB\x60\x82"
+_ORIENTATION = 274
+_GREY_OR_RGB = frozenset(
+    {
+        tifffile.PHOTOMETRIC.MINISWHITE,
+        tifffile.PHOTOMETRIC.MINISBLACK,
+        tifffile.PHOTOMETRIC.RGB,
+        tifffile.PHOTOMETRIC.YCBCR,
+    }
+)
+#: Decoded to RGB by their decoder.
+_JPEGS = frozenset({tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
@@ -58,8 +69,11 @@ def stored_jpeg(content: bytes, min_side: int) -> Stored:
     return _by_opencv(content, "JPEG")
 
 
-def stored_tiff(content: bytes, min_side: int) -> tuple[Stored, bool]:
-    """Grey levels of a TIFF, and whether its white is zero; raises as :func:`stored_png`, or ``multiframe``."""
+def stored_tiff(content: bytes, min_side: int) -> tuple[Stored, int, bool]:
+    """Grey levels of a TIFF, bits of a level, and whether its white is zero.
+
+    Raises as :func:`stored_png`, or ``multiframe`` or ``colour``.
+    """
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             if len(file.pages) != 1:
@@ -69,18 +83,55 @@ def stored_tiff(content: bytes, min_side: int) -> tuple[Stored, bool]:
             ends = (start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=True))
             if max(ends, default=0) > len(content):
                 raise Rejected("truncated", "the TIFF ends before its pixels do")
-            if page.dtype not in (np.uint8, np.uint16) or page.samplesperpixel > 4:
+            if page.dtype not in (np.uint8, np.uint16) or page.samplesperpixel > 5 or page.bitspersample < 8:
                 raise Rejected("undecodable", "a TIFF of neither 8 nor 16 bits")
-            array = page.asarray(maxworkers=1)
+            array = _shown_as_grey(page)
+            turn = int(page.tags.valueof(_ORIENTATION, 1))
+            bits = 16 if page.photometric == tifffile.PHOTOMETRIC.PALETTE else int(page.bitspersample)
             white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                # Colours of a palette are 16 bits, one row a colour.
-                array = np.moveaxis(np.asarray(page.colormap)[:, array], 0, -1)
     except Rejected:
         raise
     except Exception as error:
         raise Rejected("undecodable", "the TIFF decoder refused it") from error
-    return to_grey(array), white_is_zero
+    return _turned(array, turn), bits, white_is_zero
+
+
+def _shown_as_grey(page: Any) -> Stored:
+    """Pixels of a TIFF page as grey levels, by what its samples are (TIFF 6.0, PhotometricInterpretation)."""
+    kind, array = page.photometric, page.asarray(maxworkers=1)
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
+        array = np.moveaxis(array, 0, -1)
+    if kind == tifffile.PHOTOMETRIC.PALETTE:
+        # Colours of a palette are 16 bits, one row a colour.
+        array = np.moveaxis(np.asarray(page.colormap)[:, array], 0, -1)
+    elif kind == tifffile.PHOTOMETRIC.SEPARATED:
+        array = _from_inks(array, 2 ** int(page.bitspersample) - 1)
+    elif kind == tifffile.PHOTOMETRIC.YCBCR and page.compression not in _JPEGS:
+        raise Rejected("colour", "a TIFF of luminance and chrominance")
+    elif kind not in _GREY_OR_RGB:
+        raise Rejected("colour", "a TIFF of another colour space than grey, RGB, CMYK or a palette")
+    return to_grey(array)
+
+
+def _from_inks(array: npt.NDArray[Any], top: int) -> npt.NDArray[Any]:
+    """Red, green and blue of cyan, magenta, yellow and black, 0 being no ink."""
+    if array.ndim != 3 or array.shape[2] < 4:
+        raise Rejected("colour", "a TIFF of other inks than cyan, magenta, yellow and black")
+    paper = top - array[:, :, :4].astype(np.float64)
+    colours: npt.NDArray[Any] = np.rint(paper[:, :, :3] * paper[:, :, 3:] / top).astype(array.dtype)
+    return colours
+
+
+def _turned(stored: Stored, orientation: int) -> Stored:
+    """The picture as it is to be seen, by the number of TIFF's tag Orientation; what is none of them turns nothing."""
+    if 5 <= orientation <= 8:
+        stored = stored.T
+    # Which of rows and columns are still the wrong way round, by number.
+    if orientation in (3, 4, 7, 8):
+        stored = stored[::-1]
+    if orientation in (2, 3, 6, 7):
+        stored = stored[:, ::-1]
+    return np.ascontiguousarray(stored)
 
 
 def stored_array(content: bytes, min_side: int) -> Stored:
@@ -105,12 +156,19 @@ def check_size(rows: int, cols: int, min_side: int) -> None:
         raise Rejected("too_small", f"{rows} x {cols} pixels, a side under {min_side}")
 
 
-def full_range(stored: Stored, *, white_is_zero: bool = False) -> Picture:
-    """A picture whose levels are shown as they are, 0 black and all ones white."""
+def full_range(stored: Stored, *, bits: int | None = None, white_is_zero: bool = False) -> Picture:
+    """A picture whose levels are shown as they are, 0 black and all ones white.
+
+    Args:
+        stored: levels, 8 or 16 bits wide.
+        bits: of a level, where fewer are in use than it is wide.
+        white_is_zero: whether 0 is white.
+    """
     if stored.min() == stored.max():
         raise Rejected("constant_image", "all pixels have one value")
-    top = 2 ** (8 * stored.dtype.itemsize) - 1
-    table = np.arange(top + 1, dtype=np.float32) / np.float32(top)
+    width = 8 * stored.dtype.itemsize
+    top = 2 ** (bits or width) - 1
+    table = np.minimum(np.arange(2**width, dtype=np.float32) / np.float32(top), np.float32(1))
     return Picture(stored, 0, 1.0 - table if white_is_zero else table)
 
 

@@ -66,27 +66,30 @@ def read_picture(content: bytes, min_side: int = DEFAULT_POLICY.min_side) -> Rad
         )
         study = hashlib.sha256(content).hexdigest()
         return Radiograph(plane.picture, plane.stored, plane.aspect, facts, Identity(study_uid=study), plane.notes)
-    stored, white_is_zero = _stored(content, min_side)
+    stored, bits, white_is_zero = _stored(content, min_side)
     facts = Facts(
         rows=stored.shape[0],
         cols=stored.shape[1],
-        bits=8 * stored.dtype.itemsize,
+        bits=bits,
         photometric="MONOCHROME1" if white_is_zero else "MONOCHROME2",
         inverted=white_is_zero,
         voi_source="full_range",
     )
-    picture = pictures.full_range(stored, white_is_zero=white_is_zero)
+    picture = pictures.full_range(stored, bits=bits, white_is_zero=white_is_zero)
     study = hashlib.sha256(content).hexdigest()
     return Radiograph(picture, stored, 1.0, facts, Identity(study_uid=study))
 
 
-def _stored(content: bytes, min_side: int) -> tuple[pictures.Stored, bool]:
-    if content.startswith(pictures.PNG):
-        return pictures.stored_png(content, min_side), False
-    if content.startswith(pictures.JPEG):
-        return pictures.stored_jpeg(content, min_side), False
+def _stored(content: bytes, min_side: int) -> tuple[pictures.Stored, int, bool]:
+    """Grey levels, bits of a level, and whether white is zero."""
     if content.startswith(pictures.TIFF):
         return pictures.stored_tiff(content, min_side)
-    if content.startswith(pictures.NPY):
-        return pictures.stored_array(content, 1), False
-    raise Rejected("undecodable", "neither PNG, JPEG, TIFF nor NIfTI")
+    if content.startswith(pictures.PNG):
+        stored = pictures.stored_png(content, min_side)
+    elif content.startswith(pictures.JPEG):
+        stored = pictures.stored_jpeg(content, min_side)
+    elif content.startswith(pictures.NPY):
+        stored = pictures.stored_array(content, 1)
+    else:
+        raise Rejected("undecodable", "neither PNG, JPEG, TIFF nor NIfTI")
+    return stored, 8 * stored.dtype.itemsize, False

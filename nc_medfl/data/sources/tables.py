@@ -13,11 +13,13 @@ from pathlib import Path
 import pandas as pd
 
 from nc_medfl.errors import UserError
+from nc_medfl.labels.columns import columns_told, is_value
 
 #: What stands in rows and never names a column: an image's file name, a UID.
 _NO_COLUMN_NAME = re.compile(r".*\.(dcm|dicom|ima|png|jpe?g|tiff?)|[\d.]+(\.\d+){3,}", re.IGNORECASE)
 
 _LONGEST_NAME = 200
+_SEPARATOR = re.compile(r'\s*"?sep=([,;\t|])"?[ ,;]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 
 
 def need_columns(table: pd.DataFrame, columns: Sequence[str], where: str, what: str) -> None:
@@ -28,8 +30,7 @@ def need_columns(table: pd.DataFrame, columns: Sequence[str], where: str, what: 
     """
     for column in columns:
         if column not in table:
-            has = ", ".join(str(name) for name in table.columns)
-            raise UserError(f"{where}: no column '{column}' (it has: {has}). Give {what}.")
+            raise UserError(f"{where}: no column '{column}' ({columns_told(table.columns)}). Give {what}.")
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -43,10 +44,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         UserError: if it is missing, unreadable, without header or rows, or repeats a column.
     """
     text = _text_of(path)
+    separator, text = _separator_of(text)
     first = text.lstrip().split("\n", 1)[0]
     if not first:
         raise UserError(f"{path.name}: is empty. Give the table of labels as --labels.")
-    separator = max((",", ";", "\t"), key=first.count)
+    separator = separator or max((",", ";", "\t"), key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         rows = (_without_blank_end(row) for row in reader if any(cell.strip() for cell in row))
@@ -74,6 +76,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     return table
 
 
+def _separator_of(text: str) -> tuple[str, str]:
+    """The separator that a first line ``sep=;`` names, as spreadsheets write and read it, and the text behind it."""
+    told = _SEPARATOR.match(text)
+    return (told[1], text[told.end() :]) if told else ("", text)
+
+
 def _without_blank_end(row: list[str]) -> list[str]:
     """A row without the empty cells behind its last one: spreadsheets save columns that were once in use."""
     end = len(row)
@@ -90,7 +98,8 @@ def _check_header(header: Sequence[str], path: Path) -> None:
         raise UserError(f"{path.name}: a column's name is too long, or holds control characters. Rename it.")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError(f"{path.name}: column '{repeated[0]}' stands twice. Rename one of them.")
+        which = "a column's name" if is_value(repeated[0]) else f"column '{repeated[0]}'"
+        raise UserError(f"{path.name}: {which} stands twice. Rename one of them.")
 
 
 def _text_of(path: Path) -> str:

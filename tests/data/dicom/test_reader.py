@@ -249,6 +249,8 @@ def test_physical_aspect_is_height_over_width_of_a_pixel(tmp_path, make_dicom, p
     [
         ({"PatientAge": "095Y"}, 90.0),
         ({"PatientAge": "006M"}, 0.5),
+        ({"PatientAge": "1200M"}, 90.0),
+        ({"PatientAge": None, "PatientBirthDate": "1920.06.15", "StudyDate": "20200614"}, 90.0),
         ({"PatientAge": "62"}, 62.0),
         ({"PatientAge": None, "PatientBirthDate": "19500615", "StudyDate": "20200614"}, 69.0),
         ({"PatientAge": None}, None),

@@ -187,6 +187,29 @@ def test_pixels_are_the_originals_to_pydicom_and_show_the_same(two_visits):
         np.testing.assert_array_equal(square, two_visits.image(position))
 
 
+def test_what_an_objects_definition_wants_is_there_and_no_distance_of_nothing(tmp_path, make_dicom, picture):
+    # Type 2 attributes that PS3.3 wants in a CR series and a DX image; dciodvfy of dicom3tools found them missing.
+    kinds = {"CR": "1.2.840.10008.5.1.4.1.1.1", "DX": "1.2.840.10008.5.1.4.1.1.1.1"}
+    for number, (modality, kind) in enumerate(kinds.items()):
+        path = make_dicom(
+            tmp_path / "images" / f"{modality}.dcm", picture + np.uint16(number), PixelSpacing=[0, 0], Modality=modality
+        )
+        original = pydicom.dcmread(path)
+        original.ImagerPixelSpacing, original.ViewPosition = [0.2, 0.2], None
+        original.SOPClassUID = original.file_meta.MediaStorageSOPClassUID = UID(kind)
+        original.save_as(path)
+    by_modality = {d.Modality: d for d in exported(export_dicom(prepared(tmp_path), SALT).folder).values()}
+    computed, digital = by_modality["CR"], by_modality["DX"]
+    assert "PixelSpacing" not in computed
+    assert [float(side) for side in computed.ImagerPixelSpacing] == [0.2, 0.2]
+    assert "ViewPosition" in computed
+    assert "DetectorType" not in computed
+    assert (digital.ViewPosition, digital.DetectorType, digital.PositionerType) == ("", "", "")
+    assert list(digital.AcquisitionContextSequence) == []
+    (region,) = digital.AnatomicRegionSequence
+    assert (region.CodingSchemeDesignator, region.CodeValue) == ("SCT", codes.SCT.Chest.value)
+
+
 def test_dates_are_dropped_by_default_and_the_header_says_how(two_visits):
     for dataset in exported(export_dicom(two_visits, SALT).folder).values():
         assert dataset.PatientIdentityRemoved == "YES"

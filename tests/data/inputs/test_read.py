@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.inputs.content import content_of, read_member
@@ -84,6 +84,41 @@ def test_exif_orientation_turns_a_jpeg(grey):
     assert np.abs(turned.pixels - np.rot90(smooth, -1) / 255).max() < 0.02
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_as_its_orientation_says(grey, orientation):
+    content = tiff(grey, photometric="minisblack", extratags=[(274, "H", 1, orientation, True)])
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    np.testing.assert_allclose(read_picture(content).pixels, expected / 255, atol=1e-6)
+
+
+def test_planes_and_inks_of_a_tiff_become_grey(grey):
+    colours = np.stack([grey, grey[::-1], 255 - grey], axis=2)
+    inks, stream = Image.fromarray(colours).convert("CMYK"), io.BytesIO()
+    inks.save(stream, "TIFF")
+    planes = tiff(np.moveaxis(colours, 2, 0), photometric="rgb", planarconfig="separate")
+    for content, seen in ((planes, Image.fromarray(colours)), (stream.getvalue(), inks.convert("RGB"))):
+        assert np.abs(read_picture(content).pixels - np.asarray(seen.convert("L")) / 255).max() < 2 / 255
+    assert outcome(tiff(colours, photometric="cielab")) == "colour"
+    assert outcome(tiff(colours, photometric="ycbcr")) == "colour"
+
+
+def test_twelve_bits_of_a_tiff_are_shown_at_their_own_full_range(deep):
+    levels = deep >> 4
+    # Two levels of 12 bits in three bytes (TIFF 6.0, BitsPerSample); the tags are of a file of 8 bits.
+    first, second = levels.ravel()[::2].astype(int), levels.ravel()[1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+    content = bytearray(tiff(np.zeros((90, 105), dtype=np.uint8), photometric="minisblack", rowsperstrip=90))
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        tags = {tag.code: tag.valueoffset for tag in file.pages[0].tags.values()}
+        start = file.pages[0].dataoffsets[0]
+    content[start : start + len(packed)] = packed
+    content[tags[256] : tags[256] + 2] = (70).to_bytes(2, "little")
+    content[tags[258] : tags[258] + 2] = (12).to_bytes(2, "little")
+    read = read_picture(bytes(content))
+    np.testing.assert_allclose(read.pixels, levels / 4095, atol=1e-6)
+    assert read.facts.bits == 12
+
+
 def test_what_cannot_be_used_has_its_outcome(grey):
     png, jpeg, plain = saved(grey, "PNG"), saved(grey, "JPEG"), tiff(grey)
     assert [outcome(content) for content in (png[:-30], jpeg[:-30], plain[:-3000])] == ["truncated"] * 3
@@ -137,6 +172,8 @@ def test_spacing_scaling_and_display_range_of_a_nifti_count(grey):
 
 
 def test_a_volume_and_a_cut_nifti_are_refused(grey):
+    coloured = np.zeros((70, 90, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    assert outcome(nifti(coloured)) == "colour"
     volume = nifti(np.repeat(grey.T[:, :, None], 3, axis=2))
     assert outcome(volume) == "multiframe"
     whole = nifti(grey.T[:, :, None])
