@@ -14,8 +14,11 @@ import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nc_medfl.errors import UserError
-from nc_medfl.presets import with_presets
-from nc_medfl.settings import Settings, parse, read_yaml
+from nc_medfl.mistakes import Place
+from nc_medfl.overrides import leaves, with_overrides
+from nc_medfl.presets import published, with_presets
+from nc_medfl.settings import Settings, parse, read_settings
+from nc_medfl.yaml_file import YamlFile, read_yaml_file
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Device = Annotated[
@@ -443,11 +446,10 @@ def load_site_config(path: str | Path) -> SiteConfig:
     """Read a ``site.yaml``; relative paths in it count from its own folder.
 
     Raises:
-        UserError: as :func:`read_yaml` and :func:`parse`.
+        UserError: as :func:`nc_medfl.settings.read_settings`.
     """
     path = Path(path)
-    content = read_yaml(path)
-    config = parse(SiteConfig, content, where=str(path), text=path.read_text(encoding="utf-8"))
+    config = read_settings(SiteConfig, path)
     home = path.resolve().parent
     resolved: dict[str, Any] = {
         key: home / value
@@ -475,39 +477,32 @@ def load_job_settings(path: str | Path, overrides: Sequence[str] = ()) -> JobSet
         overrides: texts such as ``rounds=3`` or ``training.lr=1e-3``; values are read as YAML.
 
     Raises:
-        UserError: for a bad file, a malformed override or an unknown key.
+        UserError: for a bad file, a malformed override, an unknown key, or an override that ``paper_compat`` undoes.
     """
-    path = Path(path)
-    content = read_yaml(path)
-    parse(JobSettings, content, where=str(path), text=path.read_text(encoding="utf-8"))
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign or not key.strip():
-            raise UserError(f"--set {override}: expected key=value, as in --set training.lr=1e-3.")
-        _assign(content, key.strip().split("."), _yaml_value(value), override)
-        parse(JobSettings, content, where=f"--set {override}")
-    return parse(JobSettings, content, where=str(path))
+    return read_job_file(path, overrides)[0]
 
 
-def _yaml_value(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text; people mean the number.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def read_job_file(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[JobSettings, YamlFile, dict[tuple[str, ...], str]]:
+    """As :func:`load_job_settings`, with what tells where a value comes from.
+
+    Returns:
+        The settings, the file, and for each overridden key the override.
+    """
+    file = read_yaml_file(Path(path))
+    parse(JobSettings, file.content, where=Place(str(path), file))
+    content, overridden = with_overrides(JobSettings, file.content, overrides)
+    settings = parse(JobSettings, content, where=Place(str(path), file))
+    final = leaves(settings.model_dump())
+    for keys, text in overridden.items():
+        if settings.paper_compat and keys in leaves(published()) and not _same(final[keys], content, keys):
+            raise UserError(f"--set {text}: has no effect with paper_compat: true. Leave one of them out.")
+    return settings, file, overridden
 
 
-def _assign(content: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
-    place = content
-    for key in keys[:-1]:
-        inner = place.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set below it.")
-        place = inner
-    place[keys[-1]] = value
+def _same(value: Any, content: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
+    given: Any = content
+    for key in keys:
+        given = given[key]
+    return bool(value == given)

@@ -33,6 +33,31 @@ from tests_support import REPOSITORY
         ("name: a\nstore: [\n", "line 3: not valid YAML"),
         ("- a\n- b\n", "expected 'key: value' lines"),
         ("name: a\nstore: s\ndevice: tpu\n", "line 3: device"),
+        ("", "is empty"),
+        ("# only a remark\n", "is empty"),
+        ("name: a\nstore: s\nname: b\n", "line 3: the key 'name' stands in line 1 already"),
+        ("name: a\nstore: s\nprivacy:\n\tmin_positives: 4\n", "line 4: not valid YAML: a tab"),
+        (
+            "name: a\nstore: s\nprivacy: {min_positives: 1, min_positives: 2}\n",
+            "line 3: the key 'min_positives' stands",
+        ),
+        ("name: a\nstore: s\nmin_positives: 5\n", "line 3: unknown key 'min_positives'. Did you mean 'privacy.min_pos"),
+        ("name: a\nstore: s\nthreads: yes\n", "line 3: threads: expected a whole number"),
+        ("name: no\nstore: s\n", "line 1: name: expected text; put it in quotes .given: false."),
+        ("name: a\nstore: s\nyes: 1\n", "line 3: YAML doesn't read the key 'yes' as text. Put it in quotes"),
+        ("name: a\nstore: s\nprivacy: {delta: .nan}\n", "line 3: privacy.delta: expected a finite number"),
+        (
+            "name: a\nstore: s\nprivacy:\n  dp_sgd: {max_grad_norm: 1}\n",
+            "line 4: the key 'privacy.dp_sgd.multiplier' is",
+        ),
+        (
+            "name: a\nstore: s\nprivacy:\n  allowed_methods:\n  - fedavg\n  - fednca2\n",
+            "line 6: privacy.allowed_methods.1: 'fednca2' is none of .* Did you mean 'fednca'",
+        ),
+        ("name: a\x00\n", "line 1: holds a control character"),
+        ("name: a\nstore: s: t\n", "line 2: not valid YAML: a second ': '"),
+        ("--- \nname: a\n---\nname: b\n", "line 3: not valid YAML"),
+        ("[" * 1200, "nested too deeply"),
     ],
 )
 def test_a_bad_site_config_names_file_line_key_and_remedy(tmp_path: Path, text: str, message: str) -> None:
@@ -42,6 +67,37 @@ def test_a_bad_site_config_names_file_line_key_and_remedy(tmp_path: Path, text: 
         load_site_config(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: a\nstore: caf\u00e9\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8 text. Save"),
+        ("name: a\n".encode("utf-16"), "UTF-16, not UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_as_such(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "site.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_site_config(tmp_path / "site.yaml")
+
+
+def test_a_byte_order_mark_of_windows_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_bytes("name: a\nstore: s\n".encode("utf-8-sig"))
+    assert load_site_config(tmp_path / "site.yaml").name == "a"
+
+
+def test_each_mistake_of_a_file_has_a_line_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("rounds: many\nloss:\n  negatives: top\n  margn: 1\nlr: 0.1\n")
+    with pytest.raises(UserError) as caught:
+        load_job_settings(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}, line 1: rounds: expected a whole number (integer) (given: 'many'). Mend the value.",
+        f"{path}, line 3: loss.negatives: 'top' is none of topk, all, random. Did you mean 'topk'?",
+        f"{path}, line 4: unknown key 'loss.margn'. Did you mean 'loss.margin'?",
+        f"{path}, line 5: unknown key 'lr'. Did you mean 'training.lr'?",
+    ]
 
 
 def test_a_missing_site_config_is_a_users_mistake(tmp_path: Path) -> None:
@@ -76,6 +132,12 @@ def test_overrides_are_applied_in_order_and_typed(tmp_path: Path) -> None:
         ("training=3", "training:"),
         ("training.lr.x=3", "lr"),
         ("vocabulary=nope", "no vocabulary 'nope'"),
+        ("training.learning_rate=1", "Did you mean 'training.lr'"),
+        ("margin=0.2", "Did you mean 'loss.margin'"),
+        ("loss.negatives=topkk", "loss.negatives: 'topkk' is none of topk, all, random. Did you mean 'topk'"),
+        ("seed=yes", "whole number"),
+        ("training.lr=inf", "finite"),
+        ("loss.=3", "expected key=value"),
     ],
 )
 def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) -> None:
@@ -83,6 +145,21 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) ->
     path.write_text("name: j\ntraining:\n  lr: 0.1\n")
     with pytest.raises(UserError, match=message):
         load_job_settings(path, [override])
+
+
+def test_an_override_of_a_section_leaves_the_rest_of_it_and_a_name_may_be_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: j\nloss: {temperature: 0.08}\n")
+    settings = load_job_settings(path, ["loss={margin: 0.2}", "name=2026"])
+    assert (settings.loss.margin, settings.loss.temperature, settings.name) == (0.2, 0.08, "2026")
+
+
+def test_an_override_that_the_published_settings_undo_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: j\npaper_compat: true\nloss: {margin: 0.5}\n")
+    assert load_job_settings(path, ["loss.margin=0.3", "rounds=2"]).loss.margin == 0.3
+    with pytest.raises(UserError, match=r"--set loss.margin=0.2: has no effect with paper_compat: true"):
+        load_job_settings(path, ["loss.margin=0.2"])
 
 
 @pytest.mark.parametrize("job", ["fednca_cxr", "fedavg_cxr", "fedprox_cxr", "scaffold_cxr"])

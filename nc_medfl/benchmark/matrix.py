@@ -14,8 +14,10 @@ from pydantic import Field, model_validator
 from nc_medfl.benchmark.search_space import Search
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
+from nc_medfl.mistakes import Place, setting_names, unknown_key
 from nc_medfl.presets import merged, published
 from nc_medfl.settings import Settings, parse, read_yaml
+from nc_medfl.yaml_file import read_yaml_file
 
 #: Names of data sets, partitions and methods, which are folders and entries of tables too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
@@ -321,8 +323,8 @@ def load_matrix(path: Path, data: Sequence[str] = (), weights: Path | None = Non
     Raises:
         UserError: for a bad file, an unknown key, or settings that no job takes.
     """
-    content = read_yaml(path)
-    matrix = parse(Matrix, content, where=str(path), text=path.read_text(encoding="utf-8"))
+    file = read_yaml_file(path)
+    matrix = parse(Matrix, file.content, where=Place(str(path), file))
     home = path.resolve().parent
     datasets = {
         name: data.model_copy(update={"path": (home / place.expanduser())})
@@ -336,14 +338,32 @@ def load_matrix(path: Path, data: Sequence[str] = (), weights: Path | None = Non
             raise UserError(f"--data {text}: expected NAME=PATH with one of {', '.join(datasets)}.")
         datasets[name] = datasets[name].model_copy(update={"path": Path(place).expanduser().resolve()})
     matrix = matrix.model_copy(update={"datasets": datasets, "settings": _with_weights(matrix.settings, home, weights)})
+    _check_search(matrix, Place(str(path), file))
     for method in matrix.methods:
-        job = job_of(matrix, method, seed=0, where=str(path))
+        # What a method sets is laid over what the matrix sets for all, and a mistake may stand in either.
+        job = job_of(matrix, method, seed=0, where=Place(str(path), file, (("methods", method), ("settings",))))
         if matrix.engine == "flare" and job.method == "fedbn":
             raise UserError(
                 f"{path}: methods.{method}: FedBN's models stay on its sites' disks, where 'engine: flare' doesn't "
                 "measure them. Set engine: local, or leave the method out."
             )
     return matrix
+
+
+def _check_search(matrix: Matrix, place: Place) -> None:
+    """Raise a UserError for a setting to be searched that no job has."""
+    search = matrix.search
+    if search is None:
+        return
+    known = set(setting_names(JobSettings))
+    tables: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [(("settings",), search.settings)]
+    tables += [(("methods", name), table) for name, table in search.methods.items()]
+    for above, settings in tables:
+        for name in settings:
+            if name not in known:
+                line = place.line(("search", *above, name))
+                told = unknown_key(JobSettings, name.split("."), {})
+                raise UserError(f"{place.name}, line {line}: search.{'.'.join(above)}: {told}")
 
 
 def _with_weights(settings: Json, home: Path, weights: Path | None) -> Json:
@@ -364,16 +384,17 @@ def run_keys(matrix: Matrix) -> Iterator[RunKey]:
 
 
 def job_of(
-    matrix: Matrix, method: str, *, seed: int, where: str = "matrix", more: Mapping[str, Any] | None = None
+    matrix: Matrix, method: str, *, seed: int, where: str | Place = "matrix", more: Mapping[str, Any] | None = None
 ) -> JobSettings:
     """Job settings of a method's run: what the package says of it, then the matrix, then the method's own.
 
     Raises:
         UserError: for a method that the package doesn't know by name and that the matrix doesn't describe.
     """
-    content = merged(matrix.settings, preset(method, matrix.methods.get(method, {}), where), more or {})
+    place = where if isinstance(where, Place) else Place(where)
+    content = merged(matrix.settings, preset(method, matrix.methods.get(method, {}), place.name), more or {})
     content.pop("regime", None)
-    return parse(JobSettings, {**content, "seed": seed}, where=f"{where}: methods.{method}")
+    return parse(JobSettings, {**content, "seed": seed}, where=place)
 
 
 def regime_of(matrix: Matrix, method: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from nc_medfl.errors import UserError
-from nc_medfl.labels.label_map import Delimited, LabelMap, Values
+from nc_medfl.labels.label_map import LabelMap
+from nc_medfl.mistakes import Place
+from nc_medfl.settings import parse
+from nc_medfl.yaml_file import read_yaml_file
 
 
 def available_label_maps() -> list[str]:
@@ -51,43 +52,27 @@ def load_label_map(name_or_path: str | Path) -> LabelMap:
     path = _folder() / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_TextLoader)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the label map cannot be read ({error.strerror}). Give a file, or one of: "
-            f"{', '.join(available_label_maps())}."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML. Mend the syntax there."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a label map is made of 'key: value' lines, such as 'image_column: file'.")
-    if isinstance(content.get("label_map"), dict):
+    if not path.is_file():
+        raise UserError(f"{path}: no such label map. Give a file, or one of: {', '.join(available_label_maps())}.")
+    file = read_yaml_file(path, _TextLoader)
+    if isinstance(file.content.get("label_map"), dict):
         # A site config with its map in it.
-        content = {"name": str(content.get("name", path.stem)), **content["label_map"]}
-        return parse_label_map(content, f"{path}, 'label_map'")
-    return parse_label_map(content, str(path), text)
+        content = {"name": str(file.content.get("name", path.stem)), **file.content["label_map"]}
+        return parse_label_map(content, Place(str(path), file, (("label_map",),)))
+    return parse_label_map(file.content, Place(str(path), file))
 
 
-def parse_label_map(content: Mapping[str, Any], where: str, text: str = "") -> LabelMap:
+def parse_label_map(content: Mapping[str, Any], where: str | Place) -> LabelMap:
     """Check the content of a label map.
 
     Args:
         content: as YAML gives it.
-        where: what to call the map in errors.
-        text: the YAML text, if there is one, to give the line.
+        where: it comes from: what to call the map in errors.
 
     Raises:
         UserError: naming the key that is wrong.
     """
-    try:
-        return LabelMap.model_validate(content)
-    except ValidationError as error:
-        raise UserError(_explain(error, where, text)) from error
+    return parse(LabelMap, content, where=where)
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -102,31 +87,3 @@ _TextLoader.yaml_implicit_resolvers = {
 
 def _folder() -> Path:
     return Path(str(resources.files("nc_medfl.labels"))) / "maps"
-
-
-def _explain(error: ValidationError, where: str, text: str) -> str:
-    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    location = [str(part) for part in first["loc"]]
-    place = f"{where}{_line_of(text, location)}"
-    if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"values": Values, "delimited": Delimited}
-        known = models.get(location[0], LabelMap).model_fields
-        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.5)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
-        return f"{place}: unknown key '{'.'.join(location)}'. {remedy}"
-    if first["type"] == "missing":
-        return f"{place}: the key '{'.'.join(location)}' is missing. Add it."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {': '.join([*location[:1], message])}. Mend the value."
-
-
-def _line_of(text: str, location: Sequence[str]) -> str:
-    node = yaml.compose(text, Loader=_TextLoader) if text else None
-    line = 0
-    for key in location:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((k, v) for k, v in pairs if k.value == key), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return f", line {line}" if line else ""

@@ -97,17 +97,17 @@ def test_a_map_may_stand_in_a_site_config(tmp_path):
     # yes and no are texts of the table, not truth values.
     assert label_map.values.positive == ("yes",)
     path.write_text("name: st_mary\nlabel_map:\n  vocabulary: nih14\n  image_colum: file\n")
-    with pytest.raises(UserError, match=r"site\.yaml, 'label_map': unknown key 'image_colum'\. Did you mean"):
+    with pytest.raises(UserError, match=r"site\.yaml, line 4: unknown key 'image_colum'\. Did you mean"):
         load_label_map(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"uncertain": {"Edema": "twos"}}, "uncertain: "),
+        ({"uncertain": {"Edema": "twos"}}, "uncertain.Edema: "),
         ({"blank": "zeros"}, "blank: "),
         ({"image_key": "name"}, "image_key: "),
-        ({"facts": {"weight": "kg"}}, "facts: "),
+        ({"facts": {"weight": "kg"}}, "facts.weight: "),
         ({"findings": None, "delimited": {"column": "a"}, "one_of": {"x": ["Mass"]}}, "'one_of' goes with 'findings'"),
     ],
 )
