@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo    synthetic hospitals, federation, report (two to three minutes on 2 cores)"
 	@echo "make test    the test suite"
-	@echo "make test-faults  whole federations, and what breaks in them"
+	@echo "make test-faults  whole federations, and what breaks in them (Linux, root; iproute2)"
 	@echo "make fuzz    5,000 mutated DICOM files (FUZZ_CASES, FUZZ_SEED)"
 	@echo "make bench   speed and memory beside named baselines"
 	@echo "make docs    the documentation as a site, in build/docs"
@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not faults"
 
 test-faults: setup
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults --timeout 3000
 
 lint: setup
 	$(BIN)/ruff check .

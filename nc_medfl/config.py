@@ -136,6 +136,8 @@ class SiteConfig(Settings):
             and not the job; ``inline`` trains in FLARE's client process; ``auto`` takes ``inline`` in the
             simulator and ``process`` elsewhere.
         threads: CPU threads of the training process (None: PyTorch's choice).
+        keep_best_model: keep, beside the store, the model that scored best on validation here after training here; it
+            never leaves. Costs a scoring of the validation split a round.
         privacy: what leaves the house.
         salt_file: the secret that keys patient hashes, if it is kept apart from the store.
     """
@@ -148,6 +150,7 @@ class SiteConfig(Settings):
     devices: tuple[Device, ...] = ()
     trainer: Literal["auto", "inline", "process"] = "auto"
     threads: int | None = Field(default=None, ge=1)
+    keep_best_model: bool = False
     privacy: PrivacySettings = PrivacySettings()
     salt_file: Path | None = None
 

@@ -22,6 +22,7 @@ from nc_medfl.evaluation.groups import ATTRIBUTES
 from nc_medfl.evaluation.patients import ScoredSplit
 from nc_medfl.evaluation.site import predict
 from nc_medfl.federation.accounting import DP_SGD, Release
+from nc_medfl.federation.best_model import BestModel
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.final_test import FinalTest, final_test, say_withheld, too_rare, without
 from nc_medfl.federation.privacy import Guard, entropy, first_images
@@ -121,6 +122,7 @@ class SiteWorker:
         # Sites draw from streams of their own, the same on every machine.
         digest = hashlib.sha256(f"{settings.seed}/{config.name}".encode()).digest()
         self._seed = int.from_bytes(digest[:4], "big")
+        self._run_id = run_id
         self.guard = Guard(config.privacy, self.store.folder, run_id, entropy(), counts=parallel.rank() == 0)
 
     def train(self, params: Mapping[str, Tensor], round_number: int, *, score: bool = True) -> LocalUpdate:
@@ -139,6 +141,9 @@ class SiteWorker:
             before = GlobalModelCheck([], self._statistics(features=False))
         result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        if self.config.keep_best_model and parallel.rank() == 0:
+            best = BestModel(self.store.folder, self.settings, self._run_id)
+            best.offer(_macro(self._validation_rows()), trained, round_number, self.fingerprints)
         # A loss tells of the patients as the model does, and has no noise on it.
         losses = {} if self.config.privacy.protects_model else result.losses
         sent = self.guard.update(
@@ -307,6 +312,12 @@ def network_size(settings: JobSettings, store: Store) -> tuple[int, int]:
     side = settings.image_size or min(_PUBLISHED_SIZE, longer)
     height, width = (round(length * side / longer) for length in store.shape)
     return height, width
+
+
+def _macro(rows: Rows) -> float | None:
+    """The macro AUC among validation rows."""
+    (value,) = [row["value"] for row in rows if (row["finding"], row["metric"]) == ("macro", "auc")]
+    return None if value is None else float(value)
 
 
 def _keep(state: SiteState, round_number: int, result: TrainingResult) -> None:

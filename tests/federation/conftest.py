@@ -20,7 +20,9 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [str(Path(sys.executable).parent / "nvflare"), "provision", "-w", str(folder)]
     command += ["-p", str(REPOSITORY / "site_configs" / "project.yml")]
     environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "cxr_federation" / "prod_00"
 

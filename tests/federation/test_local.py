@@ -65,7 +65,7 @@ def test_flare_and_a_loop_in_one_process_give_the_same_weights(
             stream.write("trainer: process\n")
     command = [sys.executable, f"jobs/{job}/job.py", "--sites", str(sites), "--out", str(tmp_path / "run")]
     command += [part for text in overrides for part in ("--set", text)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
     settings = load_job_settings(REPOSITORY / "jobs" / job / "job.yaml", overrides)

@@ -282,6 +282,7 @@ def test_the_clock_is_compared_with_certificate_and_server(authority: Authority,
     off = check_clock(credentials, NOW, NOW + 150 * second)
     assert off.outcome == "warning"
     assert "150 s from the server's" in off.text
+    assert check_clock(credentials, NOW, NOW - timedelta(hours=1)).outcome == "failed"
 
 
 def test_the_key_names_of_an_authority_and_of_what_it_signed_are_equal(provisioned: Path) -> None:

@@ -48,7 +48,7 @@ def finished(sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [part for text in SETTINGS for part in ("--set", text)]
     command = [sys.executable, "-m", "nc_medfl.cli.main", "run", "jobs/fednca_cxr", "--env", "sim"]
     command += ["--sites", str(sites), "--out", str(out), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

@@ -49,7 +49,7 @@ MISSING = "Hernia"
 def nc_medfl(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, and check how it ends."""
     command = [sys.executable, "-m", "nc_medfl.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
@@ -248,7 +248,7 @@ def test_the_baseline_runs_as_a_script_of_its_job(sites: Path, tmp_path: Path) -
     out = tmp_path / "run"
     command = [sys.executable, "jobs/fedavg_cxr/job.py", "--sites", str(sites), "--out", str(out), "--json"]
     command += ["--set", "rounds=1", "--set", "network.backbone=small"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     payload = json.loads(done.stdout)
     assert set(payload["macro_auc"]) == {"alpha", "beta", "gamma", "all", "pooled"}

@@ -82,7 +82,7 @@ def test_the_tracker_is_told_what_the_tables_hold(
     overrides = [f"tracking={tracking}", "rounds=2", "network.backbone=small", "evaluation.resamples=0"]
     command = [sys.executable, "jobs/fednca_cxr/job.py", "--sites", str(tmp_path / "sites"), "--out", str(out)]
     command += [part for text in overrides for part in ("--set", text)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = from_tensorboard(out) if tracking == "tensorboard" else from_mlflow(out, monkeypatch)
     rounds = pd.read_csv(out / "rounds.csv")

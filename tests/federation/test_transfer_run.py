@@ -25,7 +25,7 @@ def test_a_half_precision_median_by_flare_is_that_of_the_sites_in_turn(tmp_path:
     command = [sys.executable, "-m", "nc_medfl.cli.main", "run", "jobs/fednca_cxr", "--env", "sim", "--sites"]
     command += [str(tmp_path / "sites"), "--out", str(tmp_path / "run")]
     command += [part for text in OVERRIDES for part in ("--set", text)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     updates = pd.read_csv(tmp_path / "run" / "updates.csv")
     assert list(updates["outcome"]) == ["accepted"] * 3

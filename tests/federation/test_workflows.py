@@ -34,7 +34,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_job(job: str, sites: Path, out: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"jobs/{job}/job.py", "--sites", str(sites), "--out", str(out), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY, check=False)
     assert done.returncode == code, done.stderr[-3000:]
     return done
 

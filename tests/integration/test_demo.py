@@ -13,6 +13,9 @@ from nc_medfl.labels import load_vocabulary
 
 pytestmark = pytest.mark.integration
 
+#: Half way between the two macro AUCs in docs/results/demo.csv, so that neither demo need run twice for the comparison.
+BETWEEN = 0.84
+
 
 def run_demo(out: Path, method: str) -> pd.DataFrame:
     command = [sys.executable, "-m", "nc_medfl.cli.main", "demo", "--out", str(out), "--method", method]
@@ -35,16 +38,14 @@ def fedavg(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return run_demo(tmp_path_factory.mktemp("demo") / "fedavg", "fedavg")
 
 
-def test_every_finding_can_be_tested_and_the_method_reaches_080(fednca: pd.DataFrame) -> None:
+def test_every_finding_can_be_tested_and_the_method_is_above_what_the_baseline_reaches(fednca: pd.DataFrame) -> None:
     findings = list(load_vocabulary("nih14").findings)
     assert (fednca.loc[findings, "n_positive"] >= 20).all()
     assert fednca.loc[findings, "value"].notna().all()
     assert fednca.loc["macro", "value"] == pytest.approx(fednca.loc[findings, "value"].mean(), abs=1e-5)
-    assert fednca.loc["macro", "value"] >= 0.80
+    assert BETWEEN < fednca.loc["macro", "value"] < 0.99
 
 
 @pytest.mark.faults
-def test_the_task_is_hard_enough_that_the_baseline_is_below_the_method(
-    fednca: pd.DataFrame, fedavg: pd.DataFrame
-) -> None:
-    assert fedavg.loc["macro", "value"] < fednca.loc["macro", "value"] < 0.99
+def test_the_task_is_hard_enough_that_the_baseline_is_below_what_the_method_reaches(fedavg: pd.DataFrame) -> None:
+    assert fedavg.loc["macro", "value"] < BETWEEN

@@ -80,7 +80,7 @@ def deployed(place: Place) -> dict[str, tuple[int, str]]:
             continue
         if "stop_fl.sh" in command:
             break
-        done[command] = place.shell.run(command, timeout=400)
+        done[command] = place.shell.run(command, timeout=900)
         assert done[command][0] == 0, f"{command}\n{done[command][1][-3000:]}"
         wait_for_start(place, command)
     return done
@@ -164,7 +164,7 @@ finally:
 def last_status(place: Place, kind: str) -> str:
     (place.folder / "submit.py").write_text(SUBMIT)
     command = f"python submit.py export-{kind} {place.kit('admin@example.org')} {kind}"
-    output = place.shell.run(command, timeout=200)[1]
+    output = place.shell.run(command, timeout=900)[1]
     found = re.findall(r"^status: (\S+)$", output, re.MULTILINE)
     assert found, output[-3000:]
     return str(found[-1])

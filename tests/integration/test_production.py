@@ -17,6 +17,8 @@ from nc_medfl.evaluation import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
+ROUNDS = 10
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -46,8 +48,9 @@ def prod(job: str, kit: Path | str, out: str, settings: tuple[str, ...] = (), mo
 @pytest.fixture(scope="module")
 def left_and_fetched(place: Place, kits: Path) -> tuple[str, Path]:
     """A job whose user interrupts the command, and fetches it later with what the command said."""
-    run = place.start(prod("fednca_cxr", kits / ADMIN, "left", SETTINGS), "left")
-    run.wait_for("trained round 1 of 2: 2 of 2 sites")
+    # Rounds are told a second late, and the command is to be interrupted before the last.
+    run = place.start(prod("fednca_cxr", kits / ADMIN, "left", (*SETTINGS, f"rounds={ROUNDS}")), "left")
+    run.wait_for(f"trained round 1 of {ROUNDS}: 2 of 2 sites")
     run.signal("INT")
     assert run.end() == 130, run.said()
     run_ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -67,8 +70,8 @@ def test_a_job_that_was_left_goes_on_and_is_fetched_as_the_command_said(left_and
     assert (record["outcome"], record["env"], record["sites"]) == ("finished", "prod", list(SITES))
     assert record["job_id"] in command
     # The settings of the job, though the fetching command didn't repeat them.
-    assert (record["rounds"], record["settings"]["network"]["backbone"]) == (2, "small")
-    assert len((out / "updates.csv").read_text().splitlines()) == 1 + 2 * 2
+    assert (record["rounds"], record["settings"]["network"]["backbone"]) == (ROUNDS, "small")
+    assert len((out / "updates.csv").read_text().splitlines()) == 1 + 2 * ROUNDS
     assert (out / "report.html").stat().st_size > 0
 
 

@@ -21,6 +21,9 @@ from nc_medfl.federation.processes import family, stop
 
 OnEvent = Callable[[dict[str, Any]], None]
 _POLL_SECONDS = 0.3
+#: FLARE starts dozens of threads, which come and go: a timer for every stream, for a minute. glibc gives each a heap of
+#: its own, up to eight a core, and keeps what is freed there. Two do.
+FEW_ARENAS = ("MALLOC_ARENA_MAX", "2")
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,10 @@ class Child:
     events: Path
     grace: float = 5.0
 
-    def run(self, on_event: OnEvent) -> int:
-        """Run it to its end, or until this process is interrupted; nothing that it started is left.
+    def run(self, on_event: OnEvent, while_true: Callable[[], bool] = lambda: True) -> int:
+        """Run it to its end, until something is no longer true, or this process is interrupted.
+
+        Nothing that it started is left.
 
         Returns:
             Its exit code.
@@ -110,7 +115,7 @@ class Child:
             process = start(self.module, str(spec), log, self.environment)
         started: set[psutil.Process] = set()
         try:
-            _follow(process, self.events, on_event, started)
+            _follow(process, self.events, on_event, started, while_true)
         finally:
             stop({*started, *family(process.pid)}, self.grace)
         return process.wait()
@@ -128,11 +133,17 @@ def start(module: str, argument: str, log: Any, environment: Mapping[str, str]) 
     )
 
 
-def _follow(process: subprocess.Popen[bytes], events: Path, on_event: OnEvent, started: set[psutil.Process]) -> None:
-    """Pass on events until the child ends; note what it starts, since its end hides its children."""
+def _follow(
+    process: subprocess.Popen[bytes],
+    events: Path,
+    on_event: OnEvent,
+    started: set[psutil.Process],
+    while_true: Callable[[], bool],
+) -> None:
+    """Pass on events until the child ends, or is to; note what it starts, since its end hides its children."""
     seen = 0
     while True:
-        ended = process.poll() is not None
+        ended = process.poll() is not None or not while_true()
         started.update(family(process.pid))
         if events.is_file():
             lines = events.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -23,6 +23,7 @@ from nc_medfl.errors import NcMedflError, RunFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.environments import poc_folder
 from nc_medfl.federation.environments.base import (
+    FEW_ARENAS,
     Federation,
     OnEvent,
     has_shell_characters,
@@ -36,8 +37,9 @@ from nc_medfl.federation.site import site_files
 from nc_medfl.federation.site_setup import carry_out, plan_site
 from nc_medfl.federation.turns import turns_environment
 
-_START_SECONDS = 120.0
-_PATIENCE_SECONDS = 20.0
+#: Many sites on few cores take their time to start; one that dies meanwhile is seen at once.
+_START_SECONDS = 300.0
+_PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Poc:
             start_patience=_START_SECONDS,
             patience=_PATIENCE_SECONDS,
             abort_on_end=self.keep,  # else its server ends anyway
+            server_lives=lambda: poc_folder.running(poc.folder) is not None,
         )
         try:
             return submission.run(federation, federation.workspace / "session", on_event)
@@ -128,6 +131,7 @@ class Poc:
         poc_folder.clear(folder)
         poc_folder.own(folder)
         environment = turns_environment(folder / "turns", self.threads)
+        environment[FEW_ARENAS[0]] = os.environ.get(*FEW_ARENAS)
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads_for(len(configs), self.threads))
         if federation.state and self.folder is None:  # else the POC's own folder holds it, for the runs to come
             environment[keys.ENV_STATE_DIR] = str(federation.state.resolve())

@@ -182,13 +182,20 @@ def _submit(spec: dict[str, Any], settings: JobSettings, sites: list[str], link:
 
 
 def _wait_for_sites(link: Any, wanted: list[str], seconds: float, least: int | None = None) -> list[str]:
-    """Sites that are connected, once those that are wanted are; after the time ``least`` of them are enough."""
+    """Sites that are connected, once those that are wanted are.
+
+    Where no other has come for ``seconds``, ``least`` of them are enough.
+    """
     from nc_medfl.federation.environments import session
 
+    known: set[str] = set()
     deadline = time.monotonic() + seconds
     while True:
         sites: list[str] = session.sites_connected(link)
         missing = sorted(set(wanted) - set(sites))
+        if not known.issuperset(sites):
+            known.update(sites)
+            deadline = time.monotonic() + seconds
         if not missing:
             return sites
         if time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from pathlib import Path
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.environments.base import (
+    FEW_ARENAS,
     Child,
     Federation,
     OnEvent,
@@ -54,6 +55,7 @@ class Simulator:
         if code != 0 or not (results / keys.SUMMARY).is_file():
             log = federation.workspace / "flare.log"
             raise_failure(results, [federation.workspace], log)
+            _raise_slow_start(log)
             raise RunFailed(f"the simulator ended with code {code} before the federation did. See {log}.")
         return results
 
@@ -74,6 +76,7 @@ class Simulator:
         environment[keys.ENV_STATE_DIR] = str((federation.state or federation.workspace / "state").resolve())
         environment["TMPDIR"] = str(scratch)
         environment.setdefault("OMP_NUM_THREADS", threads_for(len(sites), self.threads))
+        environment.setdefault(*FEW_ARENAS)
         return Child(
             module="nc_medfl.federation.environments.simulator_process",
             spec=spec,
@@ -81,6 +84,19 @@ class Simulator:
             log=root / "flare.log",
             environment=environment,
             events=_results_folder(root, federation.settings.name) / keys.PROGRESS,
+        )
+
+
+def _raise_slow_start(log: Path) -> None:
+    """Say it, if FLARE gave up waiting for a site's process: it waits for a minute, and can't be told otherwise.
+
+    Raises:
+        RunFailed: if that is what the log says.
+    """
+    if log.is_file() and "connection to the child process" in log.read_text(encoding="utf-8", errors="replace"):
+        raise RunFailed(
+            "a site's process had not started after a minute, and FLARE's simulator waits no longer. Have fewer start "
+            f"at the same time (--threads), or end other programs. Whole log: {log}."
         )
 
 

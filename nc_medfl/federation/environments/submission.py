@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Submission:
         patience: seconds to try for when the server is lost on the way.
         job_id: follow and fetch this job instead of submitting one.
         abort_on_end: abort the job when this command ends before it does.
+        server_lives: whether there is still a server to talk to, where this machine can tell.
         submitted: the number of the job, once it is known.
     """
 
@@ -50,6 +51,7 @@ class Submission:
     patience: float = 600.0
     job_id: str | None = None
     abort_on_end: bool = False
+    server_lives: Callable[[], bool] = lambda: True
     submitted: str | None = None
     _outcome: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -70,7 +72,7 @@ class Submission:
         """
         self.submitted = self.job_id
         child = self._child(federation, folder)
-        code = child.run(lambda event: self._take(event, on_event))
+        code = child.run(lambda event: self._take(event, on_event), self.server_lives)
         return self._results(code, child.log)
 
     def abort(self, federation: Federation, folder: Path) -> None:
