@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nc_medfl.errors import UserError
 from nc_medfl.mistakes import Place
+from nc_medfl.names import BackboneName, MethodName
 from nc_medfl.overrides import leaves, with_overrides
 from nc_medfl.presets import published, with_presets
 from nc_medfl.settings import Settings, parse, read_settings
@@ -26,7 +27,6 @@ Device = Annotated[
     Field(pattern=r"^(cpu|cuda:\d+)$"),
     BeforeValidator(lambda value: f"cuda:{value}" if isinstance(value, int) else value),
 ]
-MethodName = Literal["fednca", "fedavg", "fedprox", "fedbn", "scaffold", "moon", "fedetf", "fednh"]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -159,11 +159,12 @@ class NetworkSettings(Settings):
     """The network; see ``FedNCANet`` and ``PooledNet``.
 
     Attributes:
+        backbone: one of ``nc_medfl.names.BACKBONES``, or of a plug-in.
         init_weights: file on the *server's* disk with weights trained elsewhere; read once, when the
             federation starts.
     """
 
-    backbone: Literal["small", "small32", "resnet18", "resnet50", "densenet121"] = "resnet18"
+    backbone: BackboneName = "resnet18"
     norm: Literal["batch", "group"] = "batch"
     in_channels: Literal[1, 3] = 1
     feature_dim: int | None = Field(default=None, ge=1)
@@ -378,7 +379,7 @@ class JobSettings(Settings):
         name: of the run, in reports and folders.
         kind: ``train``, or a job without training: ``label_statistics`` (counts of labels at every site) or
             ``evaluate`` (``model`` tested at every site).
-        method: one of :data:`MethodName`; ``nc_medfl/training/methods`` has a file on each.
+        method: one of ``nc_medfl.names.METHODS`` (``nc_medfl/training/methods`` has a file on each), or of a plug-in.
         paper_compat: exactly the published FedNCA-ML, whatever else is set for network, loss, averaging and thresholds;
             else what is not set is as this package has found best (``nc_medfl/presets.yaml``).
         vocabulary: the findings; every site must be prepared for the same.

@@ -1,4 +1,4 @@
-"""Where each setting of a job comes from: the package, a preset of its method, a line of its file, or the command line."""
+"""Where each setting of a job comes from: package, preset of its method, line of its file, or command line."""
 
 from __future__ import annotations
 

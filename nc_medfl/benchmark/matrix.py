@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from nc_medfl.benchmark.search_space import Search
 from nc_medfl.config import JobSettings
@@ -227,6 +227,17 @@ class BenchEvaluation(Settings):
     batch_size: int = Field(default=250, ge=1)
 
 
+def _short_forms(schema: Json) -> None:
+    """What a matrix file may say in fewer words, for its schema."""
+    properties = schema["properties"]
+    properties["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, properties["seeds"]]}
+    for key in ("partitions", "methods"):
+        whole = properties[key]
+        named = {name: {"anyOf": [one, {"type": "null"}]} for name, one in whole["patternProperties"].items()}
+        names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+        properties[key] = {"anyOf": [names, {**whole, "patternProperties": named}]}
+
+
 class Matrix(Settings):
     """A matrix file.
 
@@ -244,6 +255,8 @@ class Matrix(Settings):
         search: settings searched for every method, on validation, before the runs; None for none.
         baseline: the method that others are compared with in tables; None for the first.
     """
+
+    model_config = ConfigDict(json_schema_extra=_short_forms)
 
     name: Name = "bench"
     engine: Literal["local", "flare"] = "local"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.console import emit, progress_bar, warn
 
 if TYPE_CHECKING:
     from nc_medfl.benchmark.matrix import Matrix
@@ -63,7 +63,7 @@ def bench(
                 # Stopped or failed, the study has the tables of what is there.
                 paths = write_report(study, out) if (out / "runs").is_dir() else []
     for folder, reason in sorted(outcome.failed.items()):
-        console.print(f"{folder}: {reason}", markup=False)
+        warn(f"{folder}: {reason}")
     payload = {"out": str(out), "made": outcome.made, "kept": outcome.kept, "failed": outcome.failed}
     emit(payload | {"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
     if outcome.failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,18 +18,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _LINE_EVERY = 10.0
 
 #: Remarks, warnings, progress and errors. Results go to stdout by :func:`emit`.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-_stdout = Console(highlight=False, soft_wrap=True)
+
+def be_quiet() -> None:
+    """From here on, neither progress nor remarks; warnings, errors and results stay."""
+    console.quiet = True
+
+
+def note(text: str) -> None:
+    """A remark."""
+    console.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """Something that the user should look at; said even where quiet was asked for."""
+    quiet, console.quiet = console.quiet, False
+    console.print(f"warning: {text}", style="yellow", markup=False)
+    console.quiet = quiet
 
 
 def emit(payload: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
     """Print a result on stdout: the payload as one JSON document, or the lines for a person."""
     if as_json:
-        _stdout.print(json.dumps(payload, indent=2, sort_keys=True, allow_nan=False), markup=False)
-        return
+        lines = [json.dumps(payload, indent=2, sort_keys=True, allow_nan=False)]
+    # Plainly: paths are neither wrapped nor searched for markup.
     for line in lines:
-        _stdout.print(line, markup=False)
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -40,7 +57,7 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
     Yields:
         A function to be called with (done, total), or (done, total, count by outcome).
     """
-    shown = _Bar(description) if console.is_terminal else _Lines(description)
+    shown = _Bar(description) if console.is_terminal and not console.quiet else _Lines(description)
     try:
         yield shown.update
     finally:

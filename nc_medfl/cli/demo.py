@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nc_medfl.cli.console import console, progress_bar
+from nc_medfl.cli.console import note, progress_bar, warn
 from nc_medfl.cli.run import run_federation
 from nc_medfl.config import JobSettings, SiteConfig, save_site_config
 from nc_medfl.errors import UserError
@@ -84,8 +84,8 @@ def _hospitals(out: Path, patients: int, seed: int) -> None:
                 advance,
             )
         for warning in summary.warnings:
-            console.print(f"warning: {folder.name}: {warning}", style="yellow", markup=False)
+            warn(f"{folder.name}: {warning}")
         config = SiteConfig(name=folder.name, store=Path("store"), salt_file=Path("salt.bin"))
         save_site_config(config, home / "site.yaml")
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.counts.items()))
-        console.print(f"{folder.name}: {outcomes}", markup=False)
+        note(f"{folder.name}: {outcomes}")

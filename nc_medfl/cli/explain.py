@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.console import emit, note, progress_bar, warn
 from nc_medfl.cli.models import Files, Model, open_model
 from nc_medfl.errors import UserError
 
@@ -104,12 +104,10 @@ def _explain(
         if answer is not None and answer.likeness is not None:
             line["unlike_training_data"] = answer.likeness.flagged
             if answer.likeness.flagged:
-                console.print(
-                    f"image {number}: UNLIKE THE TRAINING DATA: {answer.likeness.reason}", style="yellow", markup=False
-                )
+                warn(f"image {number}: UNLIKE THE TRAINING DATA: {answer.likeness.reason}")
         told.append(line)
     if next(predictions, None) is not None:
-        console.print(f"stopped after {limit} images; --limit changes that.", markup=False)
+        note(f"stopped after {limit} images; --limit changes that.")
     page = writer.finish()
     lines = [_line(one) for one in told]
     emit({"page": str(page), "images": told}, [*lines, str(page)], as_json)

@@ -94,17 +94,18 @@ def labels(
 
 
 def _list(as_json: bool) -> None:
-    from nc_medfl.data.sources import SOURCES
+    from nc_medfl.data.sources import get_source, source_names
     from nc_medfl.labels import available_label_maps, available_vocabularies, load_label_map, load_vocabulary
 
     vocabularies = [load_vocabulary(name) for name in available_vocabularies()]
     maps = [load_label_map(name) for name in available_label_maps()]
+    sources = [(name, get_source(name)) for name in source_names()]
     payload = {
         "vocabularies": [{"name": v.name, "findings": list(v.findings)} for v in vocabularies],
         "maps": [
             {"name": m.name, "version": m.version, "vocabulary": m.vocabulary, "source": m.source.strip()} for m in maps
         ],
-        "sources": [{"name": name, "about": source.about} for name, source in SOURCES.items()],
+        "sources": [{"name": name, "about": source.about} for name, source in sources],
     }
     lines = ["Vocabularies (--vocabulary)"]
     lines += [f"  {v.name}: {', '.join(v.findings)}" for v in vocabularies]
@@ -113,7 +114,7 @@ def _list(as_json: bool) -> None:
         ["map", "to", "version", "written for"], [[m.name, m.vocabulary, str(m.version), m.source] for m in maps]
     )
     lines += ["", "Sources (--source)"]
-    lines += [f"  {name}: {source.about}" for name, source in SOURCES.items()]
+    lines += [f"  {name}: {source.about}" for name, source in sources]
     emit(payload, lines, as_json)
 
 

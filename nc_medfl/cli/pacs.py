@@ -13,7 +13,7 @@ from nc_medfl.cli.console import console, progress_bar
 from nc_medfl.data import store as stores
 from nc_medfl.data.private import FOLDER, load_salt
 from nc_medfl.data.settings import PrepareSettings
-from nc_medfl.data.sources import SOURCES, read_labels
+from nc_medfl.data.sources import get_source, read_labels
 from nc_medfl.errors import UserError
 from nc_medfl.labels import load_vocabulary
 
@@ -138,7 +138,7 @@ def _check_first(settings: PrepareSettings, pacs: PacsSettings) -> None:
     """What would else be found wrong after an hour of fetching."""
     settings.check()
     pacs.check()
-    if SOURCES[settings.source].kind == "picture":
+    if get_source(settings.source).kind == "picture":
         raise UserError(
             f"--source {settings.source}: its images are pictures, which no archive gives. Use --source dicom."
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.console import console, emit, progress_bar, warn
 from nc_medfl.cli.explain_reading import explain_files
 from nc_medfl.cli.label_options import (
     AgreementOption,
@@ -176,7 +176,7 @@ def prepare(
     for note in summary.notes:
         console.print(f"note: {note}", markup=False)
     for warning in summary.warnings:
-        console.print(f"warning: {warning}", markup=False)
+        warn(warning)
     emit({**_payload(summary), "made": [str(path) for path in made]}, _lines(summary, made), as_json)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nc_medfl.cli.console import console, emit, progress_bar
+from nc_medfl.cli.console import emit, progress_bar, warn
 from nc_medfl.cli.environments import (
     AdminKit,
     Env,
@@ -133,7 +133,7 @@ def _check_sites(settings: JobSettings, sites: Path) -> dict[str, Store]:
 
     stores, warnings = check_sites(sites, load_vocabulary(settings.vocabulary), settings.image_size)
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        warn(warning)
     # A network that can't be built, or weights that don't fit.
     build_network(settings, pretrained=True)
     return stores
@@ -148,7 +148,7 @@ def _portable(out: Path, sites: Path | None) -> Path | None:
             advance(0, 1)
             return package_run(out, sites)
     except UserError as error:
-        console.print(f"warning: no portable model: {error}", style="yellow", markup=False)
+        warn(f"no portable model: {error}")
         return None
 
 
@@ -236,6 +236,7 @@ def interval_text(numbers: dict[str, float | None]) -> str:
 def main_of_job(folder: Path) -> None:
     """What ``python jobs/<name>/job.py`` does: ``nc-medfl run`` with the job named already."""
     from nc_medfl.cli.main import guarded
+    from nc_medfl.cli.verbs import with_common_options
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -256,4 +257,4 @@ def main_of_job(folder: Path) -> None:
     ) -> None:
         run(folder, out, sites, env, overrides, threads, gpus, poc_dir, keep_poc, admin_kit, job_id, resume, as_json)
 
-    guarded(app)
+    guarded(with_common_options(app))

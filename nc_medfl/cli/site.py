@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nc_medfl.cli.console import console, emit
+from nc_medfl.cli.console import emit, note
 from nc_medfl.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ site = typer.Typer(
     name="site",
     help="A hospital's own settings in its FLARE startup kit.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
 )
 
@@ -86,7 +87,7 @@ def site_init(
         _no_site(opened, answers, custom_code)
         changes = plan_server(opened)
     for change in changes:
-        console.print(f"{'would write' if dry_run else 'writing'} {change.path}: {change.what}", markup=False)
+        note(f"{'would write' if dry_run else 'writing'} {change.path}: {change.what}")
     if asked and changes and not dry_run and not typer.confirm("Write this?", default=True, err=True):
         raise Stopped(f"{kit}: nothing was written.")
     if not dry_run:
@@ -122,9 +123,7 @@ def _interview(kit: Kit, answers: dict[str, Any], custom_code: CustomCode | None
         return False
     if not sys.stdin.isatty():
         raise UserError(f"{kit.folder}: {_flag(missing[0])} is missing, and nobody is there to ask. Give it.")
-    console.print(
-        f"{kit.name} in the federation {kit.project}. Empty answers take what stands in brackets.", markup=False
-    )
+    note(f"{kit.name} in the federation {kit.project}. Empty answers take what stands in brackets.")
     for name, text, default, read in _QUESTIONS:
         if answers[name] is None:
             answers[name] = _ask(text, default, read)

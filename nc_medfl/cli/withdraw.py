@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from nc_medfl.cli.console import console, emit
+from nc_medfl.cli.console import emit, warn
 from nc_medfl.data.usage import RunUse
 from nc_medfl.data.withdraw import Request, Withdrawal
 from nc_medfl.data.withdraw import withdraw as run_withdraw
@@ -60,7 +60,7 @@ def withdraw(
     request = Request(patients, chosen)
     done = run_withdraw(store, request, salt_file=salt_file, runs=runs or (), dry_run=dry_run)
     for remark in _remarks(done):
-        console.print(f"warning: {remark}", markup=False)
+        warn(remark)
     payload = {"dry_run": dry_run, "stores": [_payload(one) for one in done]}
     emit(payload, _said(done, dry_run=dry_run), as_json)
 

@@ -11,7 +11,7 @@ from nc_medfl.data.lock import store_lock
 from nc_medfl.data.private import load_salt
 from nc_medfl.data.quality import quality_needs, write_quality
 from nc_medfl.data.review import write_review
-from nc_medfl.data.sources import SOURCES
+from nc_medfl.data.sources import get_source, has_source
 from nc_medfl.data.store import Store, open_store
 from nc_medfl.errors import UserError
 
@@ -51,7 +51,7 @@ class Outputs:
             raise UserError(f"--write {unknown}: there are {', '.join(KINDS)}.")
         if self.review < 0:
             raise UserError(f"--review {self.review}: give the number of images to look at, 1 or more.")
-        if "dicom" in self.write and source in SOURCES and SOURCES[source].kind != "dicom":
+        if "dicom" in self.write and has_source(source) and get_source(source).kind != "dicom":
             raise UserError(f"--write dicom: the images of --source {source} are no DICOM files. Use png or nifti.")
 
 

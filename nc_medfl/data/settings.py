@@ -29,7 +29,7 @@ class PrepareSettings:
     """What to prepare, and how.
 
     Attributes:
-        source: where images and labels come from (see :data:`nc_medfl.data.sources.SOURCES`).
+        source: where images and labels come from (see ``nc-medfl labels``).
         images: the images folder.
         labels: the label table.
         metadata: a second table, where the source has one (MIMIC-CXR, RSNA).

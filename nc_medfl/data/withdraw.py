@@ -32,7 +32,7 @@ from nc_medfl.data.private import FOLDER, PUBLIC_SALT, SALT, clear_temporaries, 
 from nc_medfl.data.quality import refresh_quality
 from nc_medfl.data.review import REVIEW
 from nc_medfl.data.sourcelist import SOURCES, has_sources, patient_of, read_sources, sources_without
-from nc_medfl.data.sources import SOURCES as SOURCES_KNOWN
+from nc_medfl.data.sources import get_source, has_source
 from nc_medfl.data.store import Store, open_store
 from nc_medfl.data.tombstones import TOMBSTONES, Tombstone, read_tombstones, tombstones_with
 from nc_medfl.data.usage import RunUse, run_folders, runs_that_used
@@ -181,7 +181,7 @@ def _salt(opened: Sequence[Store], salt_file: Path | None) -> bytes:
 
 
 def _is_public(source: str) -> bool:
-    return source in SOURCES_KNOWN and SOURCES_KNOWN[source].public
+    return has_source(source) and get_source(source).public
 
 
 def _check_salt(store: Store, salt: bytes) -> None:

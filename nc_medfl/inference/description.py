@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nc_medfl.names import BackboneName
 from nc_medfl.settings import Settings
 
 SCHEMA_VERSION = 1
@@ -23,7 +24,7 @@ class NetworkDescription(Settings):
 
     kind: Literal["FedNCANet", "PooledNet"]
     num_classes: int = Field(ge=1, le=1024)
-    backbone: Literal["small", "resnet18", "resnet50", "densenet121"]
+    backbone: BackboneName
     in_channels: Literal[1, 3]
     norm: Literal["batch", "group"]
     feature_dim: int | None = Field(default=None, ge=1, le=8192)

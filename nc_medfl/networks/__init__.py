@@ -4,7 +4,7 @@
 ``fingerprint()``, and ``class_parameters`` tells which of their parameters belong to a class.
 """
 
-from nc_medfl.networks.backbones import Backbone
+from nc_medfl.networks.backbones import Backbone, BackboneSpec
 from nc_medfl.networks.class_attention import ClassMLP, ClassQueryAttention, attention_maps
 from nc_medfl.networks.etf import ArchitectureError, ETFClassifier, simplex_etf, tensor_fingerprint, unit_vectors
 from nc_medfl.networks.fednca import FedNCANet, FedNCAOutput
@@ -15,6 +15,7 @@ from nc_medfl.networks.weights import load_backbone_weights
 __all__ = [
     "ArchitectureError",
     "Backbone",
+    "BackboneSpec",
     "ClassMLP",
     "ClassQueryAttention",
     "ETFClassifier",

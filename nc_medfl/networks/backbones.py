@@ -5,23 +5,45 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nc_medfl.networks import plain
 from nc_medfl.networks.etf import ArchitectureError
+from nc_medfl.plugins import load_plugin, names_with_plugins
 
 Norm = Literal["batch", "group"]
 
 
-class _Spec(NamedTuple):
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone is made of; a plug-in names one of these (docs/how-to/extend.md).
+
+    Attributes:
+        build: makes the layers for so many input channels, to be called one after the other: image
+            ``[B, in_channels, H, W]`` to feature map ``[B, channels, h, w]``.
+        channels: of the feature map.
+        stem: name of the weight of the first convolution, such as ``conv1.weight``.
+        halvings: a letter for each halving of the map: ``c`` rounds up (a convolution of stride 2 with padding), ``f``
+            rounds down.
+        plain: the same without importing MONAI; None where ``build`` doesn't.
+    """
+
     build: Callable[[int], OrderedDict[str, nn.Module]]
-    plain: Callable[[int], OrderedDict[str, nn.Module]]  # the same in torch alone
     channels: int
-    stem: str  # the weight of the first convolution
-    halvings: str  # a letter for each halving of the map: c rounds up, f rounds down
+    stem: str
+    halvings: str
+    plain: Callable[[int], OrderedDict[str, nn.Module]] | None = None
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the feature map of an image of this size."""
+        for rounding in self.halvings:
+            up = 1 if rounding == "c" else 0
+            height, width = (height + up) // 2, (width + up) // 2
+        return height, width
 
 
 class ChannelsLast(nn.Module):
@@ -47,7 +69,7 @@ class Backbone(nn.Module):
 
     Args:
         name: ``small`` (3 blocks, for 64 px on a CPU), ``small32`` (the same with a wider stem of stride 1, for 32 px),
-            ``resnet18``, ``resnet50`` or ``densenet121``.
+            ``resnet18``, ``resnet50``, ``densenet121``, or a plug-in's.
         in_channels: channels of the image.
         norm: ``batch``, or ``group`` (32 groups or the largest power of two that divides): group
             statistics are not shared between images, so skewed sites can't spoil them.
@@ -65,16 +87,17 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, in_channels: int = 1, norm: str = "batch", library: str = "monai") -> None:
         super().__init__()
-        if name not in _SPECS:
-            raise ArchitectureError(f"no backbone '{name}' (there are: {', '.join(_SPECS)}). Name one of these.")
+        spec = _spec_of(name)
         if norm not in ("batch", "group"):
             raise ArchitectureError(f"no norm '{norm}' (there are: batch, group). Name one of these.")
-        spec = _SPECS[name]
         self.name = name
+        self._spec = spec
         self.channels = spec.channels
         self.stem = spec.stem
-        layers = spec.build(in_channels) if library == "monai" else spec.plain(in_channels)
+        layers = (spec.plain or spec.build)(in_channels) if library == "torch" else spec.build(in_channels)
         self.features = nn.Sequential(_named(layers.items(), spec.stem.removesuffix(".weight")))
+        if name not in _SPECS:
+            _check_plugin(name, spec, self.features, in_channels)
         if norm == "group":
             _batch_to_group_norm(self.features)
 
@@ -85,10 +108,32 @@ class Backbone(nn.Module):
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the feature map of an image of this size."""
-        for rounding in _SPECS[self.name].halvings:
-            up = 1 if rounding == "c" else 0
-            height, width = (height + up) // 2, (width + up) // 2
-        return height, width
+        return self._spec.map_size(height, width)
+
+
+def _spec_of(name: str) -> BackboneSpec:
+    found = _SPECS.get(name) or load_plugin("backbones", name, BackboneSpec, _SPECS)
+    if found is None:
+        known = ", ".join(names_with_plugins("backbones", tuple(_SPECS)))
+        raise ArchitectureError(f"no backbone '{name}' (there are: {known}). Name one of these.")
+    return found
+
+
+def _check_plugin(name: str, spec: BackboneSpec, features: nn.Sequential, in_channels: int) -> None:
+    """Try what a plug-in says of itself, on an image of odd sides."""
+    side = 2 ** len(spec.halvings) * 2 + 1
+    expected = (2, spec.channels, *spec.map_size(side, side))
+    if spec.stem not in dict(features.named_parameters()):
+        raise ArchitectureError(f"backbone '{name}': it has no parameter '{spec.stem}', its 'stem'. Mend the plug-in.")
+    training = features.training
+    with torch.no_grad():
+        found = tuple(features.eval()(torch.zeros(2, in_channels, side, side)).shape)
+    features.train(training)
+    if found != expected:
+        raise ArchitectureError(
+            f"backbone '{name}': its map of a {side} x {side} image is {list(found)}, and by its 'channels' and "
+            f"'halvings' would be {list(expected)}. Mend the plug-in."
+        )
 
 
 def _batch_to_group_norm(module: nn.Module) -> None:
@@ -167,10 +212,10 @@ def _small_layers(in_channels: int, stem: int, stride: int) -> OrderedDict[str, 
     return OrderedDict(net)
 
 
-_SPECS: dict[str, _Spec] = {
-    "small": _Spec(_small(16, 2), plain.small, 96, "conv1.weight", "ccc"),
-    "small32": _Spec(_small(24, 1), plain.small32, 96, "conv1.weight", "cc"),
-    "resnet18": _Spec(_resnet("resnet18"), plain.resnet18, 512, "conv1.weight", "ccccc"),
-    "resnet50": _Spec(_resnet("resnet50"), plain.resnet50, 2048, "conv1.weight", "ccccc"),
-    "densenet121": _Spec(_densenet121, plain.densenet121, 1024, "conv0.weight", "ccfff"),
+_SPECS: dict[str, BackboneSpec] = {
+    "small": BackboneSpec(_small(16, 2), 96, "conv1.weight", "ccc", plain.small),
+    "small32": BackboneSpec(_small(24, 1), 96, "conv1.weight", "cc", plain.small32),
+    "resnet18": BackboneSpec(_resnet("resnet18"), 512, "conv1.weight", "ccccc", plain.resnet18),
+    "resnet50": BackboneSpec(_resnet("resnet50"), 2048, "conv1.weight", "ccccc", plain.resnet50),
+    "densenet121": BackboneSpec(_densenet121, 1024, "conv0.weight", "ccfff", plain.densenet121),
 }

@@ -11,7 +11,7 @@ from nc_medfl.data.sources.base import SourceData, SourceFile, SourceKind, list_
 from nc_medfl.data.sources.choices import LabelChoices
 from nc_medfl.data.sources.facts import facts_in
 from nc_medfl.data.sources.labelled import LabelTable, preview_labels, read_labels
-from nc_medfl.data.sources.registry import PICTURES, SOURCES
+from nc_medfl.data.sources.registry import PICTURES, SOURCES, Source, get_source, has_source, source_names
 from nc_medfl.data.sources.tables import read_table
 from nc_medfl.labels import LabelMap, Vocabulary
 from nc_medfl.labels.label_map import DEFAULT
@@ -20,13 +20,17 @@ __all__ = [
     "SOURCES",
     "LabelChoices",
     "LabelTable",
+    "Source",
     "SourceData",
     "SourceFile",
+    "get_source",
+    "has_source",
     "list_files",
     "open_source",
     "preview_labels",
     "read_labels",
     "read_table",
+    "source_names",
 ]
 
 
@@ -37,7 +41,7 @@ def open_source(settings: PrepareSettings, vocabulary: Vocabulary) -> SourceData
         UserError: if the folder, the table or the map can't be used.
     """
     choices = settings.label_choices()
-    source = SOURCES[settings.source]
+    source = get_source(settings.source)
     table = read_labels(choices, vocabulary)
     files = list_files(settings.images, source.suffixes)
     labels, label_map = table.labels, table.label_map

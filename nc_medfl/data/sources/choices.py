@@ -22,7 +22,7 @@ class LabelChoices:
     """Which labels, and how they are read.
 
     Attributes:
-        source: name of the source (see :data:`nc_medfl.data.sources.registry.SOURCES`).
+        source: name of the source (see :func:`nc_medfl.data.sources.registry.source_names`).
         table: the label table.
         metadata: a second table, where the source has one.
         vocabulary: name of the vocabulary.
@@ -44,21 +44,20 @@ class LabelChoices:
 
     def check(self) -> None:
         """Raise a UserError for a value that can't be meant."""
-        from nc_medfl.data.sources.registry import SOURCES
+        from nc_medfl.data.sources.registry import get_source
 
-        if self.source not in SOURCES:
-            raise UserError(f"--source {self.source}: there are {', '.join(SOURCES)}.")
+        source = get_source(self.source)
         if self.agreement not in AGREEMENTS:
             raise UserError(f"--agreement {self.agreement}: there are {', '.join(AGREEMENTS)}.")
         if self.named.key is not None and self.named.key not in IMAGE_KEYS:
             raise UserError(f"--image-key {self.named.key}: there are {', '.join(IMAGE_KEYS)}.")
         policies_of(self.uncertain, UNCERTAIN, "--uncertain")
         policies_of(self.blank, BLANK, "--blank")
-        published = SOURCES[self.source].published
+        published = source.published
         self._check_named(published)
-        if self.metadata is not None and not SOURCES[self.source].metadata:
+        if self.metadata is not None and not source.metadata:
             raise UserError(f"--metadata: source '{self.source}' has no second table. Leave it out.")
-        if self.agreement != "majority" and not SOURCES[self.source].readers:
+        if self.agreement != "majority" and not source.readers:
             raise UserError(f"--agreement: source '{self.source}' has one label an image. Leave it out.")
 
     def _check_named(self, published: bool) -> None:

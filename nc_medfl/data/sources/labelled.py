@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nc_medfl.data.sources.choices import LabelChoices
-from nc_medfl.data.sources.registry import SOURCES
+from nc_medfl.data.sources.registry import get_source
 from nc_medfl.errors import UserError
 from nc_medfl.labels import (
     HarmonisedLabels,
@@ -68,17 +68,20 @@ def preview_labels(choices: LabelChoices, vocabulary: Vocabulary) -> Preview:
 
 def _opened(choices: LabelChoices, vocabulary: Vocabulary) -> tuple[pd.DataFrame, LabelMap]:
     choices.check()
-    rows = SOURCES[choices.source].table(choices)
+    rows = get_source(choices.source).table(choices)
     return rows, _with_choices(_map_of(choices, vocabulary, rows), choices)
 
 
 def _map_of(choices: LabelChoices, vocabulary: Vocabulary, rows: pd.DataFrame) -> LabelMap:
     if choices.label_map is not None:
         return load_label_map(choices.label_map)
-    if SOURCES[choices.source].published:
+    source = get_source(choices.source)
+    if source.label_map is not None:
+        return load_label_map(source.label_map)
+    if source.published:
         return published_map(choices.source, vocabulary.name)
     found = infer_label_map(rows, vocabulary, where=choices.table.name, named=choices.named)
-    if SOURCES[choices.source].kind == "picture" and found.patient_column is None:
+    if source.kind == "picture" and found.patient_column is None:
         raise UserError(
             f"{choices.table.name}: pictures don't say whose they are. Name the column of the patient with "
             "--patient-column (the image's own column, if every image is of another patient)."
