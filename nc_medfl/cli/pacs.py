@@ -86,7 +86,7 @@ def archive_images(options: ArchiveOptions, settings: PrepareSettings) -> Iterat
 
     pacs = _pacs_settings(options, options.address)
     _check_first(settings, pacs)
-    salt = load_salt(settings.out, settings.salt_file, public=False)
+    salt = load_salt(settings.out, settings.salt_file, public=False, anew=settings.replace)
     with ExitStack() as bars:
         asking = bars.enter_context(progress_bar("Asking the archive"))
         fetching: list[Callable[[int, int], None]] = []

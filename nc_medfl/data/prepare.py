@@ -79,7 +79,7 @@ def _prepare(
 ) -> PrepareSummary:
     """As :func:`prepare`, under the store's lock."""
     standing, index = _standing(settings), read_index(settings.out)
-    salt = load_salt(settings.out, settings.salt_file, public=source.public)
+    salt = load_salt(settings.out, settings.salt_file, public=source.public, anew=settings.replace)
     record = for_the_record(settings, source)
     reading_hash = stores.hash_of({"kind": source.kind, **pixel_settings(settings)})
     head = head_of(settings, source, vocabulary, salt=salt, reading=reading_hash, record=record)

@@ -22,6 +22,8 @@ FOLDER = "site_private"
 SALT = "salt.bin"
 #: Work in progress; gone once a store is complete.
 WORK = "work"
+#: In it, the path of the file that a run ended at because the disk didn't give it.
+UNREADABLE = "unreadable.txt"
 #: Published images have published identifiers: a known salt gives everybody the same keys.
 PUBLIC_SALT = b"nc_medfl: a public data set needs no secret"
 _MIN_SALT = 16
@@ -115,16 +117,28 @@ def clear_work(store: Path) -> None:
     shutil.rmtree(store / FOLDER / WORK, ignore_errors=True)
 
 
-def load_salt(store: Path, salt_file: Path | None, *, public: bool) -> bytes:
+def load_salt(store: Path, salt_file: Path | None, *, public: bool, anew: bool = False) -> bytes:
     """The secret that keys identifiers: the given file, or the store's own, made at the first run.
 
+    Args:
+        store: the store's folder.
+        salt_file: the given file.
+        public: whether the images are published, so that keys need no secret.
+        anew: whether a store that stands is to be made anew, so that its keys may change.
+
     Raises:
-        UserError: if the file can't be read or holds fewer than 16 bytes.
+        UserError: if the file can't be read or holds fewer than 16 bytes, or a store stands whose salt is gone.
     """
     if salt_file is None and public:
         return PUBLIC_SALT
     path = salt_file or private_folder(store) / SALT
     if salt_file is None and not path.exists():
+        if not anew and (store / "manifest.parquet").is_file():
+            raise UserError(
+                f"{path}: the salt that this store was keyed with isn't there. Put it back from its backup, or give it "
+                "as --salt-file. If it is lost, 'prepare --replace' makes the store anew, with other keys "
+                "(docs/how-to/salt.md)."
+            )
         write_private(path, secrets.token_bytes(32))
     try:
         salt = path.read_bytes()

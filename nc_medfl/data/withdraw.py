@@ -37,9 +37,12 @@ from nc_medfl.data.store import Store, open_store
 from nc_medfl.data.tombstones import TOMBSTONES, Tombstone, read_tombstones, tombstones_with
 from nc_medfl.data.usage import RunUse, run_folders, runs_that_used
 from nc_medfl.errors import UserError
+from nc_medfl.labels.columns import whole_number
 
 #: Lists of a preparation that may name patients and are made anew by the next one.
 _PASSING = ("labels_without_image.csv", REVIEW)
+#: Where files of an archive lie (see :mod:`nc_medfl.data.pacs.fetch`, which is slow to import).
+_DOWNLOADS = "pacs"
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def withdraw(
         with ExitStack() as held:
             opened = [_open(folder, held) for folder in folders]
             salt = _salt(opened, salt_file) if request.patients else b""
-            keys = [keyed_hash(salt, "patient", clean_identifier(identifier)) for identifier in request.patients]
+            keys = _keys(opened, request.patients, salt)
             found = [_find(store, keys, request, salt) for store in opened]
             _check_known(found, keys, request)
             about = run_folders(paths)
@@ -178,6 +181,17 @@ def _salt(opened: Sequence[Store], salt_file: Path | None) -> bytes:
     for store in opened:
         _check_salt(store, salt)
     return salt
+
+
+def _keys(opened: Sequence[Store], patients: Sequence[str], salt: bytes) -> list[str]:
+    """Keys of patients. ``1207.0``, as a table may have written it, is ``1207`` to a preparation, too."""
+    present = {str(key) for store in opened for key in store.manifest["patient_key"]}
+    keys = []
+    for identifier in map(clean_identifier, patients):
+        key = keyed_hash(salt, "patient", identifier)
+        whole = keyed_hash(salt, "patient", whole_number(identifier))
+        keys.append(whole if whole in present and key not in present else key)
+    return keys
 
 
 def _is_public(source: str) -> bool:
@@ -336,6 +350,16 @@ def _clean(folder: Path) -> int:
     for name in _PASSING:
         (folder / FOLDER / name).unlink(missing_ok=True)
     clear_work(folder)
+    _clean_downloads(folder)
     removed = keep_samples(folder, frozenset(store.manifest["sample_id"])) if (folder / EXPORT).is_dir() else 0
     refresh_quality(store)
     return removed
+
+
+def _clean_downloads(folder: Path) -> None:
+    """Remove what an archive gave and the list of sources doesn't have any more, and the lists of UIDs beside it."""
+    downloads = folder / FOLDER / _DOWNLOADS
+    listed = {source.path.name for source in read_sources(folder)} if has_sources(folder) else set()
+    for path in (*downloads.glob("*.jsonl"), *downloads.glob("*.csv"), *(downloads / "images").glob("*")):
+        if path.parent == downloads or path.name not in listed:
+            path.unlink(missing_ok=True)

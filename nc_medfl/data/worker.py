@@ -10,6 +10,7 @@ import logging
 import os
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from nc_medfl.data.inputs.content import content_of, digest_of
 from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.read import read_content
 from nc_medfl.data.memory import keep_freed_blocks
-from nc_medfl.data.private import open_private
+from nc_medfl.data.private import FOLDER, UNREADABLE, WORK, open_private, write_private
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
 from nc_medfl.errors import UserError
 
@@ -138,9 +139,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
     except Rejected as rejected:
         return Record(file.name, size, mtime, digest or digest_of(file), rejected.outcome, rejected.detail), None
     except OSError as error:
-        raise UserError(
-            f"--images: a file cannot be read ({error.strerror}). Mend that and run again; what is done is kept."
-        ) from error
+        raise _unreadable(file, batch, error) from error
     square, box = radiograph.picture.fit(batch.size, radiograph.aspect)
     record = Record(
         file.name,
@@ -157,6 +156,17 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         radiograph.identity,
     )
     return record, square
+
+
+def _unreadable(file: SourceFile, batch: Batch, error: OSError) -> UserError:
+    """The error of a file that the disk doesn't give: which it is stands beside the chunks, since its name may tell."""
+    with suppress(OSError):
+        write_private(batch.chunk.parent.parent / UNREADABLE, os.fsencode(file.path) + b"\n")
+    return UserError(
+        f"--images: a file cannot be read ({error.strerror or type(error).__name__}); "
+        f"{FOLDER}/{WORK}/{UNREADABLE} under --out says which. Mend that or take it out of the folder, and run again; "
+        "what is done is kept."
+    )
 
 
 def _read(batch: Batch, content: bytes, when_decoded: WhenDecoded) -> Radiograph:

@@ -172,6 +172,36 @@ def test_keys_depend_on_the_salt_and_splits_do_not(hospital):
     pd.testing.assert_series_equal(*by_source)
 
 
+def test_a_lost_salt_is_told_and_no_other_put_in_its_place(hospital):
+    prepare(settings(hospital, salt_file=None))
+    salt = hospital / "store" / "site_private" / "salt.bin"
+    kept = salt.read_bytes()
+    salt.unlink()
+    with pytest.raises(UserError, match="Put it back from its backup, or give it as --salt-file"):
+        prepare(settings(hospital, salt_file=None))
+    assert not salt.exists()
+    salt.write_bytes(kept)
+    assert prepare(settings(hospital, salt_file=None)).unchanged
+    salt.unlink()
+    prepare(settings(hospital, salt_file=None, replace=True))
+    assert salt.read_bytes() != kept
+
+
+def test_a_file_that_the_disk_does_not_give_is_told_to_the_site_alone(hospital):
+    # Linux opens it for reading and then gives an input/output error.
+    bad = hospital / "images" / "DOE^JANE.dcm"
+    bad.symlink_to("/proc/self/mem")
+    note = hospital / "store" / "site_private" / "work" / "unreadable.txt"
+    with pytest.raises(UserError, match=r"unreadable\.txt under --out says which") as caught:
+        prepare(settings(hospital))
+    assert "DOE" not in str(caught.value)
+    assert note.read_text() == f"{bad}\n"
+    assert note.stat().st_mode & 0o777 == 0o600
+    bad.unlink()
+    prepare(settings(hospital))
+    assert not note.exists()
+
+
 def test_without_a_salt_file_one_is_made_and_used_again(hospital):
     prepare(settings(hospital, salt_file=None))
     first = contents(hospital / "store")

@@ -419,3 +419,34 @@ def test_a_rejected_file_that_the_table_says_is_theirs_stays_off_the_lists(tmp_p
     prepare_in(tmp_path)
     assert open_store(folder).info["counts"] == {"ok": 2, "no_label": 1, "withdrawn": 2}
     assert b"film-d" not in (folder / "site_private" / "sources.csv").read_bytes()
+
+
+def test_what_an_archive_gave_of_theirs_is_gone_and_the_rest_stays(hospital):
+    """``--keep-downloads`` leaves fetched files in the store's own folder, under keyed names."""
+    (hospital / "store" / "site_private" / "pacs").mkdir(parents=True)
+    images = hospital / "store" / "site_private" / "pacs" / "images"
+    (hospital / "images").rename(images)
+    (hospital / "images").symlink_to(images)
+    folder = prepare_in(hospital)
+    (images.parent / "failed.csv").write_text("name,sop_uid\nx,1.2.3\n")
+    (images.parent / "plan-0.jsonl").write_text('["SECRET-0"]\n')
+    withdraw([folder], Request(patients=("SECRET-0",)), salt_file=hospital / "salt")
+    left = {path.name for path in images.iterdir()}
+    assert not any(name.startswith("SECRET-0") for name in left)
+    assert {"SECRET-1-im02.dcm", "SECRET-1-im03.dcm"} <= left
+    assert [path.name for path in images.parent.iterdir()] == ["images"]
+    assert found_in(folder, b"SECRET-0") == []
+
+
+def test_an_identifier_that_a_table_took_for_a_number_is_found_in_both_spellings(tmp_path, make_dicom, picture):
+    for number in range(4):
+        make_dicom(tmp_path / "images" / f"{number}.dcm", np.roll(picture, number, axis=0), PatientID="")
+    rows = [f"{number}.dcm,{1200 + number}.0,1\n" for number in range(4)]
+    (tmp_path / "labels.csv").write_text("file,Patient ID,Effusion\n" + "".join(rows))
+    (tmp_path / "salt").write_bytes(SALT)
+    folder = prepare_in(tmp_path)
+    for spelling in ("1200", "1201.0"):
+        (done,) = withdraw([folder], Request(patients=(spelling,)), salt_file=tmp_path / "salt")
+        assert done.images == 1
+    with pytest.raises(UserError, match="this patient is not in it"):
+        withdraw([folder], Request(patients=("120",)), salt_file=tmp_path / "salt")

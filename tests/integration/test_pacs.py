@@ -411,7 +411,7 @@ def public(store: Path) -> dict[str, bytes]:
 
 
 def run(hospital: Path, out: str, *arguments: str) -> dict:
-    done = subprocess.run(command(hospital, out, *arguments), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command(hospital, out, *arguments), capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert not IDENTIFYING.search(done.stdout + done.stderr)
     return json.loads(done.stdout)
