@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo bench fuzz test test-faults lint format docs setup clean help
+.PHONY: demo bench fuzz test test-faults lint format docs dist sbom licences wheelhouse setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,9 @@ help:
 	@echo "make bench   speed and memory beside named baselines"
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make lint    ruff, mypy --strict, import-linter"
+	@echo "make dist    wheel and sdist, in dist"
+	@echo "make sbom    what an installation holds (CycloneDX), and its licences; fails for a copyleft one"
+	@echo "make wheelhouse  everything that an installation without internet needs, in build/wheelhouse"
 
 setup: $(STAMP)
 
@@ -58,6 +61,30 @@ bench: setup
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
+
+dist: setup
+	rm -rf build/lib build/bdist* dist
+	$(BIN)/python -c "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')" >/dev/null
+	@ls -1 dist/*
+
+# The tool has an environment of its own: what it needs is no part of what it lists.
+SBOM_TOOL := cyclonedx-bom==7.5.0
+sbom licences: setup
+	mkdir -p build
+	test -x build/sbom-tool/bin/cyclonedx-py || { $(PYTHON) -m venv build/sbom-tool && \
+	  build/sbom-tool/bin/pip install --quiet "$(SBOM_TOOL)"; }
+	build/sbom-tool/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+	  -o build/sbom-environment.json
+	$(BIN)/python .ci/licences.py build/sbom-environment.json build/sbom.json build/licences.csv
+
+# WHEELHOUSE_ARGS: for pip download, such as --platform manylinux_2_28_x86_64 --python-version 3.12 --only-binary=:all:
+wheelhouse: dist
+	rm -rf build/wheelhouse && mkdir -p build/wheelhouse
+	cp dist/*.whl constraints.txt build/wheelhouse/
+	$(BIN)/python -m pip download --quiet --constraint constraints.txt --dest build/wheelhouse $(WHEELHOUSE_ARGS) \
+	  pip setuptools "$$(ls dist/*.whl)"
+	cd build/wheelhouse && sha256sum *.whl *.tar.gz 2>/dev/null >SHA256SUMS
+	@echo "build/wheelhouse: $$(ls build/wheelhouse/*.whl | wc -l) wheels. There: pip install --no-index --find-links wheelhouse nc_medfl"
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,10 @@ Data flows one way: radiographs and a label table become a *store* (:mod:`nc_med
 dealt out to several sites (:mod:`nc_medfl.partition`), each site trains (:mod:`nc_medfl.training`), NVIDIA
 FLARE federates (:mod:`nc_medfl.federation`), every site evaluates at home (:mod:`nc_medfl.evaluation`) and
 the numbers become one page (:mod:`nc_medfl.report`).
+
+What stands beside those folders is for all of them: ``settings`` (the base of every settings class), ``yaml_file``,
+``overrides``, ``presets``, ``mistakes`` (what is told of wrong ones), ``origins`` and ``schemas``; ``names`` and
+``plugins`` (what other packages add); ``templates`` (jobs and sites to start from); ``pages`` and ``errors``.
 """
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson
 from nc_medfl.cli.tables import drawn
 from nc_medfl.errors import UserError
 
@@ -18,7 +19,7 @@ def audit(
     trail: Annotated[
         Path, typer.Argument(metavar="FILE|STORE", help="An audit trail, or the store of a site that took part.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a site's audit trail: jobs, tasks, what was sent, privacy spent. A line that was altered ends in exit 2.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nc_medfl.cli.console import emit, progress_bar, warn
+from nc_medfl.cli.options import AsJson
 
 if TYPE_CHECKING:
     from nc_medfl.benchmark.matrix import Matrix
@@ -33,7 +34,7 @@ def bench(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Run nothing; measure steps here, and say how long all would take.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a matrix of data sets, partitions, methods and seeds; stop it at any time, and run it again to go on.
 

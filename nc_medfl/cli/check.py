@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson, Overrides
 
 
 def check(
@@ -22,10 +23,8 @@ def check(
             "policy is asked whether it takes part."
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the job.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check everything that a federation needs at this site, one line each: ok, or what to do.
 

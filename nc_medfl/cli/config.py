@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson, Overrides
 from nc_medfl.errors import UserError
 
 config = typer.Typer(
@@ -28,11 +29,9 @@ def _config() -> None:
 @config.command("show")
 def show(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job folder, such as jobs/fednca_cxr, or its job.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given often.")
-    ] = None,
+    overrides: Overrides = None,
     changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the default.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print every setting of a job as it would run, and where each comes from.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nc_medfl.cli.console import note, progress_bar, warn
+from nc_medfl.cli.options import AsJson
 from nc_medfl.cli.run import run_federation
 from nc_medfl.config import JobSettings, SiteConfig, save_site_config
 from nc_medfl.errors import UserError
@@ -31,7 +32,7 @@ def demo(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of the federation.")] = None,
     patients: Annotated[int, typer.Option(min=20, help="Synthetic patients a hospital.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Decides patients, images, weights and shuffles.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw four synthetic hospitals as DICOM, prepare them, federate, and write a report per site.
 

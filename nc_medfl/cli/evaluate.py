@@ -31,6 +31,7 @@ from nc_medfl.cli.evaluate_options import (
     ThresholdRule,
     overridden,
 )
+from nc_medfl.cli.options import AsJson
 from nc_medfl.cli.run import interval_text, summary_of
 from nc_medfl.errors import UserError
 
@@ -60,7 +61,7 @@ def evaluate(
     resamples: Resamples = None,
     interval: Interval = None,
     seed: Seed = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure on every site's test split, and over all patients: metrics, thresholds, calibration, fairness.
 

@@ -10,6 +10,7 @@ import typer
 
 from nc_medfl.cli.console import emit, note, progress_bar, warn
 from nc_medfl.cli.models import Files, Model, open_model
+from nc_medfl.cli.options import AsJson
 from nc_medfl.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def explain(
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of patients behind an interval.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of random orders and resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show where the model looked in some radiographs. Research only: not a medical device.
 

@@ -9,15 +9,14 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson, Overrides
 
 
 def export(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job folder, such as jobs/fednca_cxr.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to put the FLARE job into, under its name.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given often.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a job for those who submit with FLARE's own console ('submit_job FOLDER'): settings, no code, no data.
 

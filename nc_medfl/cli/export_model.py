@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nc_medfl.cli.console import emit, progress_bar
+from nc_medfl.cli.options import AsJson
 from nc_medfl.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def export_model(
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Write a MONAI bundle too, checked by monai.bundle.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's model as safetensors and JSON with its card, and on request for other runtimes.
 

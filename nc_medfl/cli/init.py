@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson
 
 
 def init(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made if it isn't there.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the jobs and site settings that come with the package into a folder, to be changed there.
 

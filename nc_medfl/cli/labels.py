@@ -25,6 +25,7 @@ from nc_medfl.cli.label_options import (
     column_list,
     site_settings,
 )
+from nc_medfl.cli.options import AsJson
 from nc_medfl.cli.tables import drawn
 from nc_medfl.errors import UserError
 
@@ -48,7 +49,7 @@ def labels(
     uncertain: UncertainOption = None,
     blank: BlankOption = None,
     agreement: AgreementOption = "majority",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List vocabularies and label maps; print a map; or show what a map does to a table. Nothing is written.
 

@@ -83,7 +83,9 @@ def _ending(error: Exception) -> tuple[int, list[str]]:
         return error.exit_code, str(error).splitlines()
     if isinstance(error, typer.TyperException):
         said, context = error.format_message(), getattr(error, "ctx", None)
-        return _MISTAKE, [" ".join(said.split()) + (f" See '{context.command_path} --help'." if context else "")]
+        said = " ".join(said.split())
+        said += "" if said.endswith((".", "?")) else "."
+        return _MISTAKE, [said + (f" See '{context.command_path} --help'." if context else "")]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return _FAILED, ["no space left on the disk. Free some, and give the same command again."]
     if isinstance(error, MemoryError):

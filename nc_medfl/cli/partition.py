@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nc_medfl.cli.console import emit, progress_bar
+from nc_medfl.cli.options import AsJson
 
 
 def partition(
@@ -30,7 +31,7 @@ def partition(
     ] = None,
     min_images: Annotated[int, typer.Option(help="Training images that each site gets at least.")] = 10,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Deal a prepared pool out to sites that see different diseases, or by a column; patients are never split.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson
 from nc_medfl.errors import UserError
 
 
@@ -23,7 +24,7 @@ def report(
         tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two folders with metrics.csv, side by side.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: in RUN, or in A).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write RUN/report.html again from the run's tables.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,7 @@ from nc_medfl.cli.environments import (
     Threads,
     make_environment,
 )
+from nc_medfl.cli.options import AsJson, Overrides
 from nc_medfl.cli.progress import show
 from nc_medfl.cli.run_question import run_question
 from nc_medfl.config import JobSettings
@@ -32,14 +35,10 @@ if TYPE_CHECKING:
     from nc_medfl.evaluation.measured import Measured
     from nc_medfl.federation.environments import Environment
 
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given often.")
-]
 Out = Annotated[Path, typer.Option(help="Folder for everything the run makes; an earlier run there is replaced.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in --out that was cut off, after its last finished round.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def run(
@@ -236,25 +235,6 @@ def interval_text(numbers: dict[str, float | None]) -> str:
 def main_of_job(folder: Path) -> None:
     """What ``python jobs/<name>/job.py`` does: ``nc-medfl run`` with the job named already."""
     from nc_medfl.cli.main import guarded
-    from nc_medfl.cli.verbs import with_common_options
+    from nc_medfl.cli.verbs import load
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-    @app.command(help=f"Run the job {folder.name}; as 'nc-medfl run jobs/{folder.name}'.")
-    def _command(
-        out: Out,
-        sites: Sites = None,
-        env: Env = "sim",
-        overrides: Overrides = None,
-        threads: Threads = None,
-        gpus: Gpus = None,
-        poc_dir: PocDir = None,
-        keep_poc: KeepPoc = False,
-        admin_kit: AdminKit = None,
-        job_id: JobId = None,
-        resume: Resume = False,
-        as_json: AsJson = False,
-    ) -> None:
-        run(folder, out, sites, env, overrides, threads, gpus, poc_dir, keep_poc, admin_kit, job_id, resume, as_json)
-
-    guarded(with_common_options(app))
+    guarded(functools.partial(load("run"), [str(folder), *sys.argv[1:]], prog_name="nc-medfl run"))

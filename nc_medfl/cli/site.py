@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nc_medfl.cli.console import emit, note
+from nc_medfl.cli.options import AsJson
 from nc_medfl.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def site_init(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a site.yaml that is there already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a hospital's settings into its startup kit, and let nc_medfl's jobs run there.
 

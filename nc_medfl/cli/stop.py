@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from nc_medfl.cli.console import emit
+from nc_medfl.cli.options import AsJson
 from nc_medfl.errors import UserError
 
 
 def stop(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --poc-dir of the run that left it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Stop a POC that 'run --keep-poc' left running, with everything it started.
 

@@ -11,7 +11,9 @@ COLUMNS = ("image", "patient", "finding", "present")
 
 
 def one_row_an_image(choices: LabelChoices) -> pd.DataFrame:
-    """Columns ``image``, ``patient`` and one a finding; a finding that nobody wrote down for an image stays empty.
+    """A row an image, and a column a finding; what nobody wrote down about an image stays empty.
+
+    The columns of image and patient get the names by which nc_medfl knows them without being told.
 
     Raises:
         UserError: if a column is missing, or an image has two answers about a finding.
@@ -23,7 +25,8 @@ def one_row_an_image(choices: LabelChoices) -> pd.DataFrame:
     if table.duplicated(["image", "finding"]).any():
         raise UserError(f"{choices.table.name}: an image has two rows about one finding. Keep one.")
     wide = table.pivot(index=["image", "patient"], columns="finding", values="present")
-    return wide.fillna("").rename_axis(columns=None).reset_index()
+    wide = wide.fillna("").rename_axis(columns=None).reset_index()
+    return wide.rename(columns={"image": "Image Index", "patient": "Patient ID"})
 
 
 LONG_TABLE = Source(

@@ -1,158 +1,19 @@
-"""Typed settings of a site and of a job, read from YAML.
-
-A wrong key or value ends in one line that names the file, the line, the key and the remedy. A job's
-settings carry no path and no data; those are the site's, in its own ``site.yaml``.
-"""
+"""What a job sets, the same at every site: network, loss, training, averaging, evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nc_medfl.config.site import SiteName
 from nc_medfl.errors import UserError
-from nc_medfl.mistakes import Place
 from nc_medfl.names import BackboneName, MethodName
-from nc_medfl.overrides import leaves, with_overrides
-from nc_medfl.presets import published, with_presets
-from nc_medfl.settings import Settings, parse, read_settings
-from nc_medfl.yaml_file import YamlFile, read_yaml_file
+from nc_medfl.presets import with_presets
+from nc_medfl.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Device = Annotated[
-    str,
-    Field(pattern=r"^(cpu|cuda:\d+)$"),
-    BeforeValidator(lambda value: f"cuda:{value}" if isinstance(value, int) else value),
-]
-SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class StatisticsNoise(Settings):
-    """Gaussian noise on a site's class statistics, counts and feature sums together.
-
-    Attributes:
-        multiplier: standard deviation of the noise over the most that one patient can change the statistics.
-        images_per_patient: so many training images of a patient enter the statistics, which bounds that.
-    """
-
-    multiplier: float = Field(gt=0)
-    images_per_patient: int = Field(default=1, ge=1)
-
-
-class PrivateTraining(Settings):
-    """DP-SGD: the gradient of each patient is clipped, and noise is added to their sum.
-
-    Attributes:
-        multiplier: standard deviation of the noise over ``max_grad_norm``.
-        max_grad_norm: L2 norm to which a patient's gradient is clipped.
-    """
-
-    multiplier: float = Field(gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-
-
-class PrivacySettings(Settings):
-    """What a site lets out of the house, and for whom it works. A job can't change any of it.
-
-    Attributes:
-        min_positives: statistics of a class with fewer positives than this in the training split are
-            withheld (0: none are).
-        min_test_positives: so are the metrics of a finding with fewer positives than this in the split they are of.
-        allow_histograms: false sends no histogram of scores with the final test.
-        min_bin_patients: fewest patients in a run of bins of such a histogram.
-        min_group_patients: metrics of a group of patients (by sex, age and so on) with fewer than this are withheld;
-            the job may ask for more (``evaluation.min_group``).
-        min_patients: takes no part with fewer patients than this in the training split.
-        min_images: takes no part with fewer images than this in the training split.
-        allow_class_statistics: false sends neither counts nor feature sums of any class.
-        statistics_noise: noise on the class statistics.
-        update_clip: largest L2 norm of what training changes in the model; more is scaled down to it.
-        update_noise: standard deviation of noise on each number of the change, over ``update_clip``.
-        dp_sgd: train so that no patient shows in the model.
-        delta: of every (epsilon, delta) that is told; less than one over the number of patients.
-        max_epsilon: sends nothing more once this is spent on the training split, over all jobs.
-        allowed_methods: methods it trains (None: all).
-        allowed_jobs: names of jobs it takes part in, ``*`` for any text (None: all).
-        audit: file of the audit trail (None: ``site_private/audit.jsonl`` in the store).
-    """
-
-    min_positives: int = Field(default=0, ge=0)
-    min_test_positives: int = Field(default=0, ge=0)
-    allow_histograms: bool = True
-    min_bin_patients: int = Field(default=5, ge=1)
-    min_group_patients: int = Field(default=10, ge=1)
-    min_patients: int = Field(default=0, ge=0)
-    min_images: int = Field(default=0, ge=0)
-    allow_class_statistics: bool = True
-    statistics_noise: StatisticsNoise | None = None
-    update_clip: float | None = Field(default=None, gt=0)
-    update_noise: float = Field(default=0.0, ge=0)
-    dp_sgd: PrivateTraining | None = None
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-    max_epsilon: float | None = Field(default=None, gt=0)
-    allowed_methods: tuple[MethodName, ...] | None = None
-    allowed_jobs: tuple[str, ...] | None = None
-    audit: Path | None = None
-
-    @property
-    def protects_model(self) -> bool:
-        """Whether the model that is sent carries a guarantee."""
-        return self.dp_sgd is not None or self.update_noise > 0
-
-    @property
-    def protects_statistics(self) -> bool:
-        """Whether class statistics that are sent carry a guarantee."""
-        return self.statistics_noise is not None and self.allow_class_statistics
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> PrivacySettings:
-        if self.update_noise > 0 and self.update_clip is None:
-            raise ValueError("update_noise needs update_clip, which bounds what it hides")
-        if self.protects_model and self.allow_class_statistics and self.statistics_noise is None:
-            raise ValueError(
-                "with dp_sgd or update_noise the class statistics need noise too (statistics_noise), or must stay "
-                "(allow_class_statistics: false); else they tell what the noise hides"
-            )
-        if self.max_epsilon is not None and not (self.protects_model or self.protects_statistics):
-            raise ValueError("max_epsilon needs noise to count: statistics_noise, update_noise or dp_sgd")
-        return self
-
-
-class SiteConfig(Settings):
-    """A hospital's own settings, on its own disk.
-
-    Attributes:
-        name: the site's name in the federation.
-        store: folder of its prepared images; a relative path counts from the YAML file.
-        label_map: its label map for preparing, if any: a YAML file, the name of a map of the package, or the map.
-        batch_size: overrides the job's, where memory is short.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        devices: train on several at once, one process each: ``[0, 1]`` for two GPUs (``[cpu, cpu]`` in tests).
-            Takes the place of ``device`` while training.
-        trainer: ``process`` trains in a process of its own for every task, so that a crash there costs one update
-            and not the job; ``inline`` trains in FLARE's client process; ``auto`` takes ``inline`` in the
-            simulator and ``process`` elsewhere.
-        threads: CPU threads of the training process (None: PyTorch's choice).
-        keep_best_model: keep, beside the store, the model that scored best on validation here after training here; it
-            never leaves. Costs a scoring of the validation split a round.
-        privacy: what leaves the house.
-        salt_file: the secret that keys patient hashes, if it is kept apart from the store.
-    """
-
-    name: SiteName
-    store: Path
-    label_map: Path | dict[str, Any] | None = None
-    batch_size: int | None = Field(default=None, ge=2)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    devices: tuple[Device, ...] = ()
-    trainer: Literal["auto", "inline", "process"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    keep_best_model: bool = False
-    privacy: PrivacySettings = PrivacySettings()
-    salt_file: Path | None = None
 
 
 class NetworkSettings(Settings):
@@ -444,69 +305,3 @@ class JobSettings(Settings):
                 "training": self.training.model_copy(update={"normalisation": normalisation}),
             }
         )
-
-
-def load_site_config(path: str | Path) -> SiteConfig:
-    """Read a ``site.yaml``; relative paths in it count from its own folder.
-
-    Raises:
-        UserError: as :func:`nc_medfl.settings.read_settings`.
-    """
-    path = Path(path)
-    config = read_settings(SiteConfig, path)
-    home = path.resolve().parent
-    resolved: dict[str, Any] = {
-        key: home / value
-        for key in ("store", "label_map", "salt_file")
-        if isinstance(value := getattr(config, key), Path) and not value.is_absolute()
-    }
-    audit = config.privacy.audit
-    if audit and not audit.is_absolute():
-        resolved["privacy"] = config.privacy.model_copy(update={"audit": home / audit})
-    return config.model_copy(update=resolved)
-
-
-def save_site_config(config: SiteConfig, path: str | Path) -> None:
-    """Write a ``site.yaml`` with the values that differ from the defaults."""
-    content = config.model_dump(mode="json", exclude_defaults=True)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    Path(path).write_text(f"# Settings of {config.name}, on its own disk. See site_configs/site.example.yaml.\n{text}")
-
-
-def load_job_settings(path: str | Path, overrides: Sequence[str] = ()) -> JobSettings:
-    """Read a ``job.yaml`` and apply ``key.path=value`` overrides.
-
-    Args:
-        path: the job's YAML file.
-        overrides: texts such as ``rounds=3`` or ``training.lr=1e-3``; values are read as YAML.
-
-    Raises:
-        UserError: for a bad file, a malformed override, an unknown key, or an override that ``paper_compat`` undoes.
-    """
-    return read_job_file(path, overrides)[0]
-
-
-def read_job_file(
-    path: str | Path, overrides: Sequence[str] = ()
-) -> tuple[JobSettings, YamlFile, dict[tuple[str, ...], str]]:
-    """As :func:`load_job_settings`, with what tells where a value comes from.
-
-    Returns:
-        The settings, the file, and for each overridden key the override.
-    """
-    file = read_yaml_file(Path(path))
-    parse(JobSettings, file.content, where=Place(str(path), file))
-    content, overridden = with_overrides(JobSettings, file.content, overrides)
-    settings = parse(JobSettings, content, where=Place(str(path), file))
-    final = leaves(settings.model_dump())
-    for keys, text in overridden.items():
-        if settings.paper_compat and keys in leaves(published()) and not _same(final[keys], content, keys):
-            raise UserError(f"--set {text}: has no effect with paper_compat: true. Leave one of them out.")
-    return settings, file, overridden
-
-
-def _same(value: Any, content: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
-    given: Any = content
-    for key in keys:
-        given = given[key]
-    return bool(value == given)
