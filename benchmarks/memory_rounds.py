@@ -7,9 +7,8 @@ every task, and leaves nothing). After every round the resident memory (RSS) of 
 The slope is the median over all pairs of rounds (Theil and Sen), in MB a round, without the first fifth of the rounds.
 The ratio is the slope over a limit of 0.5 MB a round; a model kept a round would be 0.8 MB, in the network used here.
 
-In the first fifty rounds or so the heaps of libc still settle: buffers of a round come and go, and their places are not
-all given back. FLARE also keeps the records of finished streams (some 50 kB a round, no model) for a while.
-A slope over 200 rounds tells more than one over fifty. ``--csv`` holds every reading.
+What may still rise for a while is FLARE's: it keeps a record and a thread of every finished stream for 65 seconds, and
+receipts of transfers (some kB a round, no model) for half an hour. ``--csv`` holds every reading.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.audit import AuditTrail, audit_file, sent, started
+from nc_medfl.federation.memory import give_back
 from nc_medfl.federation.policy import UNKNOWN_SETTINGS, Refusal, check_job
 from nc_medfl.federation.privacy import describe
 from nc_medfl.federation.site import find_site_config, open_site
@@ -56,6 +57,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             if self._audit:
                 self._audit.add("refused", task=task_name[:64], told="unknown task")
             return make_reply(ReturnCode.TASK_UNKNOWN)
+        give_back()  # what the task before has left
         try:
             model = FLModelUtils.from_shareable(shareable)
             run_id = str((model.meta or {}).get(keys.RUN_ID, ""))

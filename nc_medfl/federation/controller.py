@@ -34,6 +34,7 @@ from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
 from nc_medfl.federation.federation_wide import write_federation
+from nc_medfl.federation.memory import give_back
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog
 from nc_medfl.federation.server_step import ServerStep
@@ -141,6 +142,7 @@ class FederationController(WaitingController):
             save_model(run.log.folder / name, kept, run.job, rounds=rounds + 1, prints=run.prints)
         if run.server.has_memory:
             run.server.write(run.log.folder / keys.SERVER_STATE)
+        give_back()
         run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
         return model
 

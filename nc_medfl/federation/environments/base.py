@@ -21,8 +21,8 @@ from nc_medfl.federation.processes import family, stop
 
 OnEvent = Callable[[dict[str, Any]], None]
 _POLL_SECONDS = 0.3
-#: FLARE starts dozens of threads, which come and go: a timer for every stream, for a minute. glibc gives each a heap of
-#: its own, up to eight a core, and keeps what is freed there. Two do.
+#: FLARE starts a hundred threads, which come and go: a timer a stream, for a minute. glibc has up to eight heaps a
+#: core for them, and something stays free in each (see :mod:`nc_medfl.federation.memory`). Two do.
 FEW_ARENAS = ("MALLOC_ARENA_MAX", "2")
 
 
