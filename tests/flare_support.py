@@ -104,9 +104,9 @@ class Background:
         return self._place.shell.run(f"wait {self.pid}", timeout)[0]
 
 
-def make_site(folder: Path, name: str, seed: int) -> Any:
+def make_site(folder: Path, name: str, seed: int, size: int = 32) -> Any:
     """A tiny site that trains within FLARE's client process."""
-    store = tiny_site(folder, name, seed=seed, images=80)
+    store = tiny_site(folder, name, seed=seed, images=80, size=size)
     path = folder / name / "site.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "trainer": "inline"}))
     return store

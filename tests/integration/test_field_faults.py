@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults]
 #: leaves for good, and one that joins when the job runs.
 STEADY, CUT, KILLED, FULL, LATE = SITES = ("alpha", "beta", "gamma", "delta", "epsilon")
 HOST, SERVER_IP, SITE_IP = "fl.test", "10.97.0.1", "10.97.0.2"
-ROUNDS = 50
+ROUNDS = 36
 PATIENCE = 900.0
 SETTINGS = (
     "network.backbone=small",

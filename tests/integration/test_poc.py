@@ -77,8 +77,8 @@ def commands_of_the_page() -> list[str]:
 
 def test_a_poc_is_kept_joined_and_stopped_by_the_commands_of_the_page(place: Place) -> None:
     begin, join, end = commands_of_the_page()
-    (place.folder / "demo-run").mkdir()
-    (place.folder / "demo-run" / "sites").symlink_to(place.folder / "sites")
+    for seed, name in enumerate(SITES):
+        make_site(place.folder / "demo-run" / "sites", name, seed, size=64)  # as the demo's
     home = place.folder / "poc"
     assert "POC of 2 sites" in place.nc_medfl(begin)
     running = place.processes(FLARE, f"{home}/")
