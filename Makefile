@@ -82,8 +82,9 @@ wheelhouse: dist
 	rm -rf build/wheelhouse && mkdir -p build/wheelhouse
 	cp dist/*.whl constraints.txt build/wheelhouse/
 	$(BIN)/python -m pip download --quiet --constraint constraints.txt --dest build/wheelhouse $(WHEELHOUSE_ARGS) \
-	  pip setuptools "$$(ls dist/*.whl)"
-	cd build/wheelhouse && sha256sum *.whl *.tar.gz 2>/dev/null >SHA256SUMS
+	  "pip==25.3" setuptools "$$(ls dist/*.whl)"
+	cd build/wheelhouse && find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + | sort -k 2 >SHA256SUMS.new
+	mv build/wheelhouse/SHA256SUMS.new build/wheelhouse/SHA256SUMS
 	@echo "build/wheelhouse: $$(ls build/wheelhouse/*.whl | wc -l) wheels. There: pip install --no-index --find-links wheelhouse nc_medfl"
 
 format: setup

@@ -110,3 +110,15 @@ def test_an_unknown_source_is_told_with_the_nearest() -> None:
     assert "nih" in source_names()
     with pytest.raises(UserError, match=r"--source nhi: there are .* Did you mean 'nih'\?"):
         get_source("nhi")
+
+
+def test_private_training_refuses_what_it_does_not_know_and_the_preflight_names_it(install: Install) -> None:
+    from nc_medfl.federation.preflight.machine import check_packages
+    from nc_medfl.training.private import obstacles
+
+    install("extra_one", {"backbones/tiny": "extra_one:GOOD", "methods/mine": "extra_one:METHOD"})
+    given = {"method": "mine", "network": {"backbone": "tiny", "norm": "group"}}
+    assert {"method=fednca or fedavg", "a backbone of nc_medfl's own"} <= set(
+        obstacles(parse(JobSettings, given, where=""))
+    )
+    assert "plug-ins: mine (extra_one 1.2), tiny (extra_one 1.2)" in check_packages(None).text

@@ -64,22 +64,6 @@ def filled_positives(positives: Floats) -> Floats:
     return filled
 
 
-def class_weights(positives: Floats) -> Floats:
-    """Weights of the sites for each class's own parameters.
-
-    Args:
-        positives: as for :func:`filled_positives`.
-
-    Returns:
-        ``[S, C]``; a column sums to one, or to zero where no site has a positive (such a class keeps its
-        previous value). A class whose count every site withholds weighs all sites the same.
-    """
-    filled = filled_positives(positives)
-    total = filled.sum(axis=0)
-    weights: Floats = np.divide(filled, total, out=np.zeros_like(filled), where=total > 0)
-    return weights
-
-
 def average(
     previous: Mapping[str, Tensor],
     updates: Sequence[SiteUpdate],

@@ -8,9 +8,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from nc_medfl.errors import UserError
+from nc_medfl.settings import Settings, read_settings
 
 #: The column that says a reader found none of the findings. It is stored beside them, never trained on.
 NO_FINDING = "No Finding"
@@ -50,6 +49,15 @@ class Vocabulary:
         return hashlib.sha256("\n".join(self.findings).encode()).hexdigest()
 
 
+class _VocabularyFile(Settings):
+    """What stands in a file; version and source are for its readers."""
+
+    name: str | None = None
+    version: int | str = 1
+    source: str = ""
+    findings: tuple[str, ...]
+
+
 def _folder() -> Path:
     return Path(str(resources.files("nc_medfl.labels"))) / "vocabularies"
 
@@ -77,10 +85,5 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
             f"no vocabulary '{name_or_path}' (there are: {', '.join(available_vocabularies())}). "
             "Name one of these or give the path of a YAML file."
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: not readable as YAML. Mend it: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("findings"), list):
-        raise UserError(f"{path.name}: a vocabulary needs the keys 'name' and 'findings' (a list).")
-    return Vocabulary(str(content.get("name", path.stem)), tuple(str(f) for f in content["findings"]))
+    told = read_settings(_VocabularyFile, path)
+    return Vocabulary(told.name or path.stem, told.findings)

@@ -26,6 +26,7 @@ from torch.func import functional_call, grad, vmap
 
 from nc_medfl.config import JobSettings, PrivateTraining
 from nc_medfl.errors import UserError
+from nc_medfl.names import BACKBONES
 from nc_medfl.networks.backbones import ChannelsLast
 from nc_medfl.training.methods import get_method
 from nc_medfl.training.methods.base import LossFunction
@@ -54,6 +55,8 @@ def obstacles(settings: JobSettings) -> list[str]:
     training = settings.training
     wanted = {
         "method=fednca or fedavg": settings.method in ("fednca", "fedavg"),
+        # What another package's does with the images of a batch isn't known.
+        "a backbone of nc_medfl's own": settings.network.backbone in BACKBONES,
         # Batch normalisation mixes the images of a batch.
         "network.norm=group": settings.network.norm == "group",
         "loss.lambda_rejection=0": settings.method != "fednca" or settings.loss.lambda_rejection == 0,

@@ -9,13 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nc_medfl.federation.averaging import SiteUpdate, average, class_weights
+from nc_medfl.federation.averaging import SiteUpdate, average
 from nc_medfl.federation.class_statistics import SiteStatistics
 
 
 def update(site: str, params: dict[str, torch.Tensor], n: int, positives: list[float]) -> SiteUpdate:
     counts = np.array([positives, [1.0] * len(positives)])
     return SiteUpdate(site, params, n, SiteStatistics(counts))
+
+
+def weights_of(positives: np.ndarray) -> np.ndarray:
+    """What each site weighs in each class, ``[S, C]``: sites send unit vectors, whose average is the weights."""
+    n_sites, n_classes = positives.shape
+    vectors = torch.eye(n_sites, dtype=torch.float64)
+    sites = [update(f"s{i}", {"head": vectors[i].repeat(n_classes, 1)}, 1, list(positives[i])) for i in range(n_sites)]
+    previous = {"head": torch.zeros(n_classes, n_sites, dtype=torch.float64)}
+    return average(previous, sites, weighting="class_aware", class_axes={"head": 0})["head"].numpy().T
 
 
 def two_sites() -> list[SiteUpdate]:
@@ -73,17 +82,17 @@ def test_no_update_keeps_the_previous_model() -> None:
 
 def test_a_withheld_count_stands_for_the_mean_of_the_others() -> None:
     # Told: 2 and 4, so the third site counts as 3: weights 2/9, 4/9, 3/9.
-    weights = class_weights(np.array([[2.0], [4.0], [np.nan]]))
+    weights = weights_of(np.array([[2.0], [4.0], [np.nan]]))
     np.testing.assert_allclose(weights[:, 0], [2 / 9, 4 / 9, 3 / 9])
 
 
 def test_a_class_that_all_withhold_weighs_all_sites_the_same() -> None:
-    np.testing.assert_allclose(class_weights(np.full((4, 1), np.nan))[:, 0], [0.25] * 4)
+    np.testing.assert_allclose(weights_of(np.full((4, 1), np.nan))[:, 0], [0.25] * 4)
 
 
 @given(counts=arrays(np.int64, (5, 14), elements=st.integers(0, 500)))
 def test_class_weights_of_a_class_sum_to_one_or_to_nothing(counts: np.ndarray) -> None:
-    total = class_weights(counts.astype(float)).sum(axis=0)
+    total = weights_of(counts.astype(float)).sum(axis=0)
     np.testing.assert_allclose(total, (counts.sum(axis=0) > 0).astype(float), atol=1e-12)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nc_medfl.errors import UserError
+from nc_medfl.inference.model_file import read_model
 from tests_support import REPOSITORY, tiny_site
 
 #: Of the repository, what is built from.
@@ -145,3 +147,9 @@ def test_a_federation_runs_from_the_wheel_with_the_extensions_method_and_backbon
     assert (record["outcome"], record["method"]) == ("finished", "fedfocal")
     assert record["settings"]["network"]["backbone"] == "narrow"
     assert (home / "work" / "run" / "report.html").is_file()
+    # The model file needs the extension where it is read, and says so.
+    model, picture = home / "work" / "run" / "model", next((home / "pictures").glob("*.png"))
+    answer = json.loads(nc_medfl(home, "predict", model, picture, "--json").stdout)
+    assert all(0 <= one["probability"] <= 1 for one in answer["findings"].values())
+    with pytest.raises(UserError, match=r"network.backbone: 'narrow' is none of small"):
+        read_model(model)

@@ -37,3 +37,19 @@ def test_a_vocabulary_of_the_users_own_is_read_from_a_file(tmp_path: Path) -> No
     assert load_vocabulary(str(path)) == Vocabulary("mine", ("Edema", "Mass"))
     with pytest.raises(UserError, match="there are: chexpert13, nih14, rsna1, vindr27"):
         load_vocabulary("nope")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("finding: [a, b]\n", "line 1: unknown key 'finding'. Did you mean 'findings'"),
+        ("name: x\nfindings: a\n", "line 2: findings: expected a list, such as .a."),
+        ("findings:\n  - a\n  - yes\n", "line 3: findings.1: expected text; put it in quotes .given: true."),
+        ("findings: [a, a]\n", "a stands twice"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_vocabulary(str(path))

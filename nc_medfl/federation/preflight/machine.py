@@ -16,6 +16,7 @@ from nc_medfl.config import SiteConfig
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
 from nc_medfl.federation.preflight.result import Result, failed, ok, warning
+from nc_medfl.plugins import plugin_packages
 
 _GIB = 2**30
 #: FLARE's workspace takes models and logs of every job.
@@ -90,6 +91,8 @@ def check_packages(store: Store | None) -> Result:
     text = (
         f"nc_medfl {__version__}, nvflare {flare}, torch {metadata.version('torch')}, Python {sys.version.split()[0]}"
     )
+    if plugins := plugin_packages("backbones") | plugin_packages("methods"):
+        text += "; plug-ins: " + ", ".join(f"{name} ({package})" for name, package in sorted(plugins.items()))
     if not flare.startswith(_FLARE):
         return failed("packages", f"{text}: made for nvflare {_FLARE}*.", "Install nc_medfl with its constraints.txt.")
     if store is not None and (made := str(store.info.get("package_version"))) != __version__:
