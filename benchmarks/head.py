@@ -1,6 +1,6 @@
 """The head and loss of FedNCA-ML beside a straight implementation, forward and backward, in the same run.
 
-    python benchmarks/head.py [--json FILE] [--csv FILE] [--repeats 30] [--threads 2]
+    python benchmarks/head.py [--json FILE] [--csv FILE] [--repeats 30] [--threads 2] [--clock wall]
 
 32 images, 512 channels, a map of 7 x 7, 14 and 80 classes. The straight version (the baseline) calls torch's own
 attention module, compares class by class with the frame, and picks negatives with a Python set. Both have the same
@@ -11,16 +11,10 @@ compared.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from timing import parser, take_turns, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,18 +84,6 @@ class Ours(nn.Module):
         return self.classifier.scale * own + self.classifier.bias
 
 
-def median_seconds(versions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each, run in turns."""
-    found: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(repeats + 3):
-        for name, run in versions.items():
-            start = time.perf_counter()
-            run()
-            if turn >= 3:
-                found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in found.items()}
-
-
 def build(classes: int) -> tuple[Straight, Ours, Tensor, Tensor]:
     """Both versions with the same weights, a feature map, targets with 15% positives."""
     torch.manual_seed(classes)
@@ -122,23 +104,28 @@ def step(module: Straight | Ours, feature_map: Tensor, targets: Tensor) -> tuple
     return loss.detach(), leaf.grad
 
 
-def measure(classes: int, repeats: int) -> list[dict[str, Any]]:
+def measure(classes: int, repeats: int, clock: str) -> list[dict[str, Any]]:
     """Train and inference rows for one number of classes."""
     straight, ours, feature_map, targets = build(classes)
     for one, other in zip(step(straight, feature_map, targets), step(ours, feature_map, targets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    train = median_seconds(
+    train = take_turns(
         {
             "straight": lambda: step(straight, feature_map, targets),
             "ours": lambda: step(ours, feature_map, targets),
         },
         repeats,
+        clock,
+        warm_up=3,
     )
     with torch.inference_mode():
         expected = straight(feature_map)[0].diagonal(dim1=1, dim2=2)
         torch.testing.assert_close(ours.predictions(feature_map), expected, rtol=1e-3, atol=1e-4)
-        infer = median_seconds(
-            {"straight": lambda: straight(feature_map), "ours": lambda: ours.predictions(feature_map)}, repeats
+        infer = take_turns(
+            {"straight": lambda: straight(feature_map), "ours": lambda: ours.predictions(feature_map)},
+            repeats,
+            clock,
+            warm_up=3,
         )
     rows = []
     for kind, times, target in (("train", train, TARGETS[classes]), ("infer", infer, TARGETS[classes])):
@@ -154,6 +141,7 @@ def measure(classes: int, repeats: int) -> list[dict[str, Any]]:
                     "baseline_ms": round(times["straight"] * 1000, 3),
                     "threads": torch.get_num_threads(),
                     "repeats": repeats,
+                    "clock": clock,
                     "target": target,
                 },
             }
@@ -163,25 +151,10 @@ def measure(classes: int, repeats: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run all, print a table, write JSON and CSV on request."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results as a JSON list")
-    parser.add_argument("--csv", type=Path, help="write the results as CSV")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__, repeats=30).parse_args()
     torch.set_num_threads(arguments.threads)
-    results = [row for classes in TARGETS for row in measure(classes, arguments.repeats)]
-    for row in results:
-        print(f"{row['name']:16} {row['value']:9.3f} ms {row['ratio']:6.3f} of {row['settings']['baseline_ms']:.3f} ms")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerows(
-                [r["name"], r["value"], r["unit"], r["baseline"], r["ratio"], r["settings"]["target"]] for r in results
-            )
+    rows = [row for classes in TARGETS for row in measure(classes, arguments.repeats, arguments.clock)]
+    write(rows, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

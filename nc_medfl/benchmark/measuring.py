@@ -18,6 +18,7 @@ from nc_medfl.data.store import Store
 from nc_medfl.evaluation.thresholds import Thresholds, choose_thresholds
 from nc_medfl.metrics.classification import Sample, measure, prepare_sample
 from nc_medfl.metrics.collapse import ClassStatistics, class_statistics, collapse_metrics
+from nc_medfl.training.precision import Precision
 
 Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -57,6 +58,7 @@ def score(network: nn.Module, store: Store, settings: JobSettings, size: tuple[i
     """
     network.eval()
     device = next(network.parameters()).device
+    precision = Precision(device, settings.training.precision == "mixed")
     rows = np.arange(len(store))
     batches = make_loader(
         store,
@@ -72,7 +74,7 @@ def score(network: nn.Module, store: Store, settings: JobSettings, size: tuple[i
     scores: list[Tensor] = []
     statistics: ClassStatistics | None = None
     for batch in batches:
-        with torch.autocast(device.type, enabled=settings.training.amp):
+        with precision.autocast():
             output = network(batch["image"])
         scores.append(torch.sigmoid(output.logits.double()).cpu())
         if hasattr(output, "class_features"):

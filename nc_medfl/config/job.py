@@ -88,7 +88,11 @@ class TrainingSettings(Settings):
     """Local training in one round (METHOD section 5).
 
     Attributes:
-        amp: mixed precision (float16 on a GPU with loss scaling, bfloat16 on a CPU).
+        precision: of the network's activations: ``float32``; ``mixed`` with bfloat16 (float16 on a GPU without it); or
+            ``auto``, whichever a short trial at each site finds faster there. What was chosen stands in the run's
+            ``updates.csv``; such a run can be repeated bit by bit only with that precision set.
+        deterministic: on a GPU: algorithms that give the same bits every time. False lets cuDNN time its own for the
+            image size and take the fastest.
         normalisation: ``imagenet`` subtracts ImageNet's statistics, ``unit`` leaves images in [0, 1];
             ``auto`` takes ``imagenet`` where ``network.init_weights`` is given.
         optimizer: ``adamw``, or ``sgd`` (plain, without momentum; ``betas`` and ``eps`` have no effect then).
@@ -104,10 +108,20 @@ class TrainingSettings(Settings):
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-8, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
-    amp: bool = False
+    precision: Literal["float32", "mixed", "auto"] = "float32"
+    deterministic: bool = True
     augment: bool = True
     normalisation: Literal["auto", "unit", "imagenet"] = "auto"
     keep_optimizer: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, given: Any) -> Any:
+        # Model files and run folders of earlier versions say amp: true or false.
+        if isinstance(given, Mapping) and isinstance(given.get("amp"), bool) and "precision" not in given:
+            rest = {name: value for name, value in given.items() if name != "amp"}
+            return {**rest, "precision": "mixed" if given["amp"] else "float32"}
+        return given
 
 
 class AggregationSettings(Settings):

@@ -104,10 +104,17 @@ class StoreBatches:
         """Batches in order."""
         for rows in self._rows:
             index = torch.from_numpy(rows)
-            image = torch.from_numpy(self.store.images(rows))
-            data = {"image": image.to(self.device), "draws": self._draws[index].to(self.device)}
+            image = self._send(torch.from_numpy(self.store.images(rows)))
+            data = {"image": image, "draws": self._send(self._draws[index])}
             transformed = self.transform(data)["image"]
-            yield {"image": transformed, "label": self._labels[index].to(self.device), "index": index}
+            yield {"image": transformed, "label": self._send(self._labels[index]), "index": index}
+
+    def _send(self, values: Tensor) -> Tensor:
+        """Values on the device. A GPU fetches them from pinned memory by itself, while the next batch is read."""
+        if self.device.type == "cpu":
+            return values
+        pinned = values.pin_memory() if self.device.type == "cuda" else values
+        return pinned.to(self.device, non_blocking=True)
 
 
 def make_loader(

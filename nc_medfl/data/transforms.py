@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, NormalizeIntensityd, Resized, ScaleIntensityRanged
+from monai.transforms import Compose, NormalizeIntensityd, Resized
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -147,7 +147,7 @@ def train_transform(
 
 def _scale(stored: Shape, size: Shape) -> list[Step]:
     before, after = height_and_width(stored), height_and_width(size)
-    steps: list[Step] = [ScaleIntensityRanged("image", a_min=0, a_max=255, b_min=0.0, b_max=1.0)]
+    steps: list[Step] = [Unitd()]
     if after != before:
         mode = "area" if after < before else "bilinear"
         steps += [Planesd(flat=True), Resized("image", spatial_size=after, mode=mode), Planesd(flat=False)]
@@ -159,6 +159,13 @@ def _finish(normalisation: Normalisation, channels: int) -> list[Step]:
         np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (normalisation.mean, normalisation.std)
     )
     return [Channelsd(channels), NormalizeIntensityd("image", subtrahend=mean, divisor=std), PlainTensord()]
+
+
+class Unitd:
+    """Bytes as values in [0, 1]: to the bit MONAI's ScaleIntensityRange, which goes over the image four times."""
+
+    def __call__(self, data: Data) -> dict[str, Any]:
+        return {**data, "image": data["image"].float().div_(255)}
 
 
 class PlainTensord:

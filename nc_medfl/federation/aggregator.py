@@ -253,6 +253,7 @@ class NCAwareAggregator(ModelAggregator):  # type: ignore[misc]  # nvflare ships
         n_samples = checks.checked_n_samples(meta.get(keys.N_SAMPLES), self._rules.max_samples)
         entry["n_samples"] = n_samples
         entry["bytes_up"] = self._bytes_of(model)
+        entry["precision"] = checks.checked_precision(meta)
         if not isinstance(model.params, Mapping):
             raise RefusedUpdate("it holds no parameters")
         params = checks.checked_params(self._model_part(site, model.params), self._previous)

@@ -166,6 +166,13 @@ def checked_fingerprints(meta: Mapping[str, Any], expected: Mapping[str, str]) -
     return given
 
 
+def checked_precision(meta: Mapping[str, Any]) -> str:
+    """The precision that a site says it trained in; empty where it is no word for one."""
+    given = meta.get(keys.FINGERPRINTS)
+    word = given.get("precision") if isinstance(given, Mapping) else None
+    return word if word in ("float32", "mixed") else ""
+
+
 def shown(value: Any, length: int = 16) -> str:
     """A short word that a site gave, fit for a log: letters, digits, ``.+-`` and no more of it than that."""
     if not isinstance(value, str) or not value:

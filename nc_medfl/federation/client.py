@@ -26,7 +26,7 @@ from nc_medfl.federation.audit import AuditTrail, audit_file, sent, started
 from nc_medfl.federation.memory import give_back
 from nc_medfl.federation.policy import UNKNOWN_SETTINGS, Refusal, check_job
 from nc_medfl.federation.privacy import describe
-from nc_medfl.federation.site import find_site_config, open_site
+from nc_medfl.federation.site import find_site_config, needed_for_training, open_site
 from nc_medfl.federation.state import state_folder
 from nc_medfl.federation.tasks import TASKS, Answer, Task, in_few_words
 from nc_medfl.federation.trainers import Trainer, make_trainer
@@ -103,7 +103,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
             settings = from_arguments(self.settings)
         except UserError as error:
             raise Refusal(UNKNOWN_SETTINGS, f"site {config.name} refuses the job: {error}") from error
-        store = open_site(config, load_vocabulary(settings.vocabulary), settings.image_size)
+        store = open_site(config, load_vocabulary(settings.vocabulary), settings.image_size, needed_for_training)
         told = started(
             meta if isinstance(meta, dict) else {},
             settings.for_sites().model_dump(mode="json"),

@@ -14,7 +14,7 @@ from nc_medfl.federation import keys
 ROUND_COLUMNS = ("round", "site", "split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
 COLLAPSE_COLUMNS = ("round", "finding", "metric", "value", "reason")
 PRIVACY_COLUMNS = ("round", "site", "quantity", "value", "reason")
-UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples", "bytes_down", "bytes_up")
+UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples", "bytes_down", "bytes_up", "precision")
 
 
 class RoundLog:

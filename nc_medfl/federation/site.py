@@ -7,14 +7,16 @@ FLARE workspace; in the simulator and POC, the folder named by ``NC_MEDFL_SITES_
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from nc_medfl.config import SiteConfig, load_site_config
+from nc_medfl.data.manifest import LABEL
 from nc_medfl.data.store import Store, open_store
 from nc_medfl.errors import UserError
+from nc_medfl.evaluation.groups import ATTRIBUTES
 from nc_medfl.federation import keys
 from nc_medfl.labels import Vocabulary
 
@@ -79,18 +81,32 @@ def _of(site: str, path: Path) -> SiteConfig:
     return config
 
 
-def open_site(config: SiteConfig, vocabulary: Vocabulary, image_size: int | None = None) -> Store:
+def needed_for_training(column: str) -> bool:
+    """Whether a site that trains and tests reads a column of its manifest.
+
+    The others, hashes and the labels' source texts, are most of a manifest: of 1,000,000 images a gigabyte.
+    """
+    return column in ("patient_key", "split", "shard", "row", *ATTRIBUTES) or column.startswith(LABEL)
+
+
+def open_site(
+    config: SiteConfig,
+    vocabulary: Vocabulary,
+    image_size: int | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Store:
     """Open a site's store and check that it is labelled for the federation's findings.
 
     Args:
         config: the site's.
         vocabulary: the job's.
         image_size: side of what the job's network is to see, pixels, if the job says.
+        wanted: which columns of the manifest to read; all if None.
 
     Raises:
         UserError: if the store is missing, labelled for other findings, or holds smaller images than the job wants.
     """
-    store = open_store(config.store)
+    store = open_store(config.store, wanted)
     if store.vocabulary.fingerprint != vocabulary.fingerprint:
         ours, theirs = set(store.vocabulary.findings), set(vocabulary.findings)
         difference = sorted(ours ^ theirs)

@@ -17,6 +17,7 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 
 _KEPT_DAYS = 30
+_PRECISION = "precision"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -74,6 +75,16 @@ class SiteState:
             UserError: if the file can't be read.
         """
         return self._load("memory", round_number) or {}
+
+    def save_precision(self, chosen: str) -> None:
+        """Keep which precision this site trains in, for the whole of the federation."""
+        write_atomic(self.folder / _PRECISION, chosen.encode())
+
+    def load_precision(self) -> str | None:
+        """The precision that :meth:`save_precision` kept, or None."""
+        path = self.folder / _PRECISION
+        kept = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return kept if kept in ("float32", "mixed") else None
 
     def forget(self) -> None:
         """Remove everything: the federation has ended."""

@@ -65,7 +65,8 @@ def make_worker(
 ) -> SiteWorker:
     """A site's worker, with its state of this federation where the job keeps any; ``store`` if it is open already."""
     method = get_method(settings.method)
-    keeps = settings.training.keep_optimizer or method.has_memory or method.keeps_state
+    training = settings.training
+    keeps = training.keep_optimizer or training.precision == "auto" or method.has_memory or method.keeps_state
     state = SiteState(state_root, run_id) if keeps and settings.kind == "train" else None
     return SiteWorker(settings, config, state, run_id, store)
 

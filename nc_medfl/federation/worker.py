@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from nc_medfl.federation.best_model import BestModel
 from nc_medfl.federation.class_statistics import SiteStatistics
 from nc_medfl.federation.final_test import FinalTest, final_test, say_withheld, too_rare, without
 from nc_medfl.federation.privacy import Guard, entropy, first_images
-from nc_medfl.federation.site import open_site
+from nc_medfl.federation.site import needed_for_training, open_site
 from nc_medfl.federation.site_state import SiteState
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.metrics.classification import measure as measure_sample
@@ -36,7 +37,10 @@ from nc_medfl.training import parallel
 from nc_medfl.training.device import pick_device
 from nc_medfl.training.methods import LocalMemory, get_method, split_extras
 from nc_medfl.training.model import build_network, fingerprints
+from nc_medfl.training.precision import try_out
 from nc_medfl.training.trainer import TrainingResult, train_round
+
+_log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 
@@ -106,7 +110,9 @@ class SiteWorker:
         self.state = state
         self.config = config
         self.vocabulary = load_vocabulary(settings.vocabulary)
-        self.store: Store = open_site(config, self.vocabulary, settings.image_size) if store is None else store
+        if store is None:
+            store = open_site(config, self.vocabulary, settings.image_size, needed_for_training)
+        self.store: Store = store
         if config.threads:
             torch.set_num_threads(config.threads)
         self._device = pick_device(config.device)
@@ -153,6 +159,7 @@ class SiteWorker:
 
     def _train_plainly(self, round_number: int, received: Mapping[str, Tensor]) -> TrainingResult:
         kept = self.state.load_memory(round_number) if self.state else {}
+        self._settle_precision()
         result = train_round(
             self.network,
             lambda epoch: self._batches("train", training=True, epoch=epoch),
@@ -166,6 +173,27 @@ class SiteWorker:
         if self.state and parallel.rank() == 0:
             _keep(self.state, round_number, result)
         return result
+
+    def _settle_precision(self) -> None:
+        """Replace ``training.precision: auto`` by what this site has trained in, or else by what is faster here."""
+        training = self.settings.training
+        chosen = training.precision
+        if chosen == "auto":
+            kept = parallel.agreed(self.state.load_precision() if self.state else None)
+            chosen = kept or parallel.agreed(self._try_precision())
+            self.settings = self.settings.model_copy(
+                update={"training": training.model_copy(update={"precision": chosen})}
+            )
+        self.fingerprints["precision"] = chosen
+
+    def _try_precision(self) -> str:
+        batch_size = self.config.batch_size or self.settings.training.batch_size
+        size = network_size(self.settings, self.store)
+        trial = try_out(self.network, (batch_size, self.settings.network.in_channels, *size))
+        _log.info("%s", trial)
+        if self.state and parallel.rank() == 0:
+            self.state.save_precision(trial.chosen)
+        return trial.chosen
 
     def _train_privately(self) -> TrainingResult:
         from nc_medfl.training.private import draw_patients, plan_sampling, train_privately

@@ -102,7 +102,7 @@ class _ReadAndClassify(torch.autograd.Function):
     """Forward and backward of :func:`read_and_classify`. Letters: B images, T tokens, C classes, h heads, e = D / h."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         tokens: Tensor,
         queries: Tensor,
@@ -117,8 +117,8 @@ class _ReadAndClassify(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         (batch, places, dim), number = tokens.shape, len(queries)
         width = dim // heads
-        wq, wk, wv = in_weight.split(dim)
-        bq, _, bv = in_bias.split(dim)
+        wq, wk, wv = in_weight.chunk(3)
+        bq, _, bv = in_bias.chunk(3)
         projected = torch.addmm(bq, queries, wq.t()).div_(math.sqrt(width))  # [C, D]
         by_head = projected.view(number, heads, width).transpose(0, 1)
         rows = torch.bmm(by_head, wk.view(heads, width, dim)).transpose(0, 1).reshape(number * heads, dim)
@@ -141,8 +141,8 @@ class _ReadAndClassify(torch.autograd.Function):
         return features.view(batch, number, dim), looks.view(batch, number, heads, places), cross
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(  # type: ignore[override]
+    @once_differentiable
+    def backward(
         ctx: Any, of_features: Tensor | None, of_weights: Tensor | None, of_cross: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         tokens, queries, in_weight, out_weight, frame, scale, projected, rows, looks, pooled, values, compared = (
@@ -150,7 +150,7 @@ class _ReadAndClassify(torch.autograd.Function):
         )
         (batch, places, dim), number, heads = tokens.shape, len(queries), ctx.heads
         width = dim // heads
-        wq, wk, wv = in_weight.split(dim)
+        wq, wk, wv = in_weight.chunk(3)
         in_grad, in_bias_grad = torch.empty_like(in_weight), in_weight.new_zeros(3 * dim)
 
         told = compared.new_zeros(compared.shape) if of_cross is None else of_cross.reshape(compared.shape)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nc_medfl.training import parallel
+from nc_medfl.training.precision import Precision
 
 
 class GlobalTargets:
@@ -26,16 +27,16 @@ class GlobalTargets:
         network: holding the global weights, on its device; it is copied.
         absent: findings without a positive in the site's training split, ``[C]`` bool.
         share: of the global model's probability in the target of such a finding, above 0 up to 1.
-        amp: whether to run it in mixed precision.
+        precision: to run it in.
     """
 
-    def __init__(self, network: nn.Module, absent: Tensor, share: float, *, amp: bool) -> None:
+    def __init__(self, network: nn.Module, absent: Tensor, share: float, precision: Precision) -> None:
         # Any: each of our networks has predictions(), which nn.Module doesn't know of.
         self._teacher: Any = copy.deepcopy(network).eval().requires_grad_(False)
         self._device = next(network.parameters()).device
         self._absent = absent.to(self._device)
         self._share = share
-        self._amp = amp
+        self._precision = precision
 
     @torch.no_grad()
     def __call__(self, image: Tensor, targets: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class GlobalTargets:
             image: this process's part of the batch.
             targets: of the whole batch, ``[B, C]``, 1, 0 or NaN; what is unknown stays unknown.
         """
-        with torch.autocast(self._device.type, enabled=self._amp):
+        with self._precision.autocast():
             logits = self._teacher.predictions(image)
         likely = torch.sigmoid(parallel.gathered(logits.float(), len(targets)))
         return torch.where(self._absent & (targets == 0), self._share * likely, targets)

@@ -74,6 +74,15 @@ def gathered(own: Tensor, n_images: int) -> Tensor:
     return own if world_size() == 1 or n_images < world_size() else _gathered(own, n_images)
 
 
+def agreed(value: str | None) -> str | None:
+    """The first process's value of something that each could find otherwise."""
+    if world_size() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
 def loss_factor(n_images: int) -> int:
     """What to multiply the loss by, since gradients are averaged over processes and shares have to add up."""
     return world_size() if n_images >= world_size() else 1

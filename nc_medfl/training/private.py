@@ -62,7 +62,7 @@ def obstacles(settings: JobSettings) -> list[str]:
         "loss.lambda_rejection=0": settings.method != "fednca" or settings.loss.lambda_rejection == 0,
         "network.learned_frame=false": not settings.network.learned_frame,
         "loss.absent_from_global=0": settings.loss.absent_from_global == 0,
-        "training.amp=false": not training.amp,
+        "training.precision=float32": training.precision == "float32",
         "training.clip_norm=null": training.clip_norm is None,
         "training.keep_optimizer=false": not training.keep_optimizer,
     }

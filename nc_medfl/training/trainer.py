@@ -15,6 +15,7 @@ from nc_medfl.errors import UserError
 from nc_medfl.training import parallel
 from nc_medfl.training.global_targets import GlobalTargets
 from nc_medfl.training.methods import LocalMemory, get_method
+from nc_medfl.training.precision import Precision, cudnn
 
 Batch = dict[str, Tensor]
 #: Makes the batches of one epoch; the number given is unique over rounds and epochs, so shuffles differ.
@@ -94,7 +95,8 @@ def train_round(
     Args:
         network: on its device, holding the global weights.
         batches: makes the batches of an epoch, each with ``image`` ``[B, 1, H, W]`` and ``label`` ``[B, C]``.
-        settings: the job's.
+        settings: the job's; where its precision is ``auto``, whoever calls has to try out which it is (see
+            :func:`nc_medfl.training.precision.try_out`), and it is float32 otherwise.
         round_number: 0 for the first; it goes into every seed, so no two rounds draw alike.
         seed: of this site.
         optimizer_state: after an earlier round, to go on with; None starts afresh.
@@ -111,19 +113,20 @@ def train_round(
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     rule = method.local_rule(network, settings, memory or LocalMemory())
-    retarget = _global_targets(network, settings, round_number, absent)
     model = parallel.spread(network, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.training.amp and device.type == "cuda")
+    precision = Precision(device, settings.training.precision == "mixed")
+    scaler = precision.scaler()
+    retarget = _global_targets(network, settings, precision, round_number, absent)
     model.train()
     sums: dict[str, Tensor] = {}
     n_samples = 0
-    with seeded(seed * 1_000_003 + round_number):
+    with seeded(seed * 1_000_003 + round_number), cudnn(settings.training.deterministic):
         for epoch in range(settings.training.local_epochs):
             sums, n_samples = {}, 0
             for batch in batches(round_number * settings.training.local_epochs + epoch):
                 image = parallel.share(batch["image"]).to(device, non_blocking=True)
                 target = retarget(image, batch["label"].to(device, non_blocking=True))
-                with torch.autocast(device.type, enabled=settings.training.amp):
+                with precision.autocast():
                     output = model(image)
                 output = parallel.whole(output, len(target))
                 total, parts = loss_of(output, target)
@@ -155,14 +158,14 @@ def train_round(
 
 
 def _global_targets(
-    network: nn.Module, settings: JobSettings, round_number: int, absent: Tensor | None
+    network: nn.Module, settings: JobSettings, precision: Precision, round_number: int, absent: Tensor | None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """What makes the targets of a batch: the labels as they are, but for findings that the site doesn't have."""
     share = settings.loss.absent_from_global
     # In the first round the global model has seen nothing.
     if share == 0 or round_number == 0 or absent is None or not bool(absent.any()):
         return lambda _image, target: target
-    return GlobalTargets(network, absent, share, amp=settings.training.amp)
+    return GlobalTargets(network, absent, share, precision)
 
 
 def _clip(

@@ -13,6 +13,7 @@ from nc_medfl.losses.functional import masked_bce
 from nc_medfl.settings import parse
 from nc_medfl.training.global_targets import GlobalTargets
 from nc_medfl.training.model import build_network
+from nc_medfl.training.precision import Precision
 from nc_medfl.training.trainer import train_round
 
 JOB = {
@@ -21,6 +22,7 @@ JOB = {
     "loss": {"lambda_rejection": 0.0, "lambda_contrast": 0.0},
     "training": {"augment": False, "lr": 1e-3},
 }
+FLOAT32 = Precision(torch.device("cpu"), mixed=False)
 ABSENT = torch.tensor([True] * 7 + [False] * 7)
 
 
@@ -38,7 +40,7 @@ class Says(nn.Module):
 def test_only_known_negatives_of_absent_findings_move_and_by_the_share_of_what_the_model_says() -> None:
     # logit(0.2) = ln(0.2 / 0.8)
     network = Says(-1.3862943611, 3)
-    moved = GlobalTargets(network, torch.tensor([True, True, False]), 0.5, amp=False)
+    moved = GlobalTargets(network, torch.tensor([True, True, False]), 0.5, FLOAT32)
     targets = torch.tensor([[0.0, float("nan"), 0.0], [1.0, 0.0, 1.0]])
     found = moved(torch.rand(2, 1, 4, 4), targets)
     expected = torch.tensor([[0.1, float("nan"), 0.0], [1.0, 0.1, 1.0]])
@@ -47,7 +49,7 @@ def test_only_known_negatives_of_absent_findings_move_and_by_the_share_of_what_t
 
 def test_the_targets_stay_those_of_the_model_that_came_while_the_network_trains() -> None:
     network = Says(0.0, 2)
-    moved = GlobalTargets(network, torch.tensor([True, True]), 1.0, amp=False)
+    moved = GlobalTargets(network, torch.tensor([True, True]), 1.0, FLOAT32)
     with torch.no_grad():
         network.logit.fill_(9.0)
     found = moved(torch.rand(1, 1, 4, 4), torch.zeros(1, 2))

@@ -114,13 +114,13 @@ def test_obstacles_name_the_setting_that_takes_them_away() -> None:
     assert obstacles(job()) == []
     wanted = parse(
         JobSettings,
-        {"method": "scaffold", "training": {"amp": True, "clip_norm": 1.0, "keep_optimizer": True}},
+        {"method": "scaffold", "training": {"precision": "mixed", "clip_norm": 1.0, "keep_optimizer": True}},
         where="test",
     )
     assert obstacles(wanted) == [
         "method=fednca or fedavg",
         "network.norm=group",
-        "training.amp=false",
+        "training.precision=float32",
         "training.clip_norm=null",
         "training.keep_optimizer=false",
     ]
