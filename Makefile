@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo bench fuzz test test-faults lint format docs dist sbom licences wheelhouse setup clean help
+.PHONY: demo bench bench-training fuzz test test-faults lint format docs dist sbom licences wheelhouse setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-faults  whole federations, and what breaks in them (Linux, root; iproute2)"
 	@echo "make fuzz    5,000 mutated DICOM files (FUZZ_CASES, FUZZ_SEED)"
 	@echo "make bench   speed and memory beside named baselines"
+	@echo "make bench-training  of these head, training and loader; rewrites docs/results/performance.md"
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make dist    wheel and sdist, in dist"
@@ -46,10 +47,8 @@ lint: setup
 fuzz: setup
 	FUZZ_CASES=$${FUZZ_CASES:-5000} FUZZ_SEED=$${FUZZ_SEED:-1000} $(BIN)/python -m pytest tests/data/dicom/test_fuzz.py
 
-bench: setup
-	mkdir -p build
+bench: bench-training
 	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
-	$(BIN)/python benchmarks/head.py --json build/bench-head.json --csv build/bench-head.csv
 	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
 	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
 	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
@@ -57,6 +56,13 @@ bench: setup
 	$(BIN)/python benchmarks/wire.py --json build/bench-wire.json --csv build/bench-wire.csv
 	$(BIN)/python benchmarks/metrics.py --json build/bench-metrics.json --csv build/bench-metrics.csv
 	$(BIN)/python benchmarks/coverage.py --json build/bench-coverage.json --csv build/bench-coverage.csv
+
+bench-training: setup
+	mkdir -p build
+	$(BIN)/python benchmarks/head.py --json build/bench-head.json --csv build/bench-head.csv
+	$(BIN)/python benchmarks/training.py --json build/bench-training.json --csv build/bench-training.csv
+	$(BIN)/python benchmarks/loader.py --json build/bench-loader.json --csv build/bench-loader.csv
+	$(BIN)/python benchmarks/timing.py build/bench-head.csv build/bench-training.csv build/bench-loader.csv
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

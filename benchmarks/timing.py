@@ -1,4 +1,9 @@
-"""What the benchmarks share: versions that take turns, the clock, and what is written."""
+"""What the benchmarks share: versions that take turns, the clock, and what is written.
+
+As a script it puts the CSV files of some benchmarks together, and into the table of docs/results/performance.md:
+
+    python benchmarks/timing.py build/bench-head.csv build/bench-training.csv build/bench-loader.csv
+"""
 
 from __future__ import annotations
 
@@ -66,3 +71,32 @@ def write(rows: list[Row], json_file: Path | None, csv_file: Path | None) -> Non
                     [row[name] for name in ("name", "value", "unit", "baseline", "ratio")]
                     + [asked.get(name, "") for name in ("target", "clock", "threads")]
                 )
+
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def main() -> None:
+    """Put results together."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("files", type=Path, nargs="+", help="CSV files of benchmarks")
+    rows: list[dict[str, str]] = []
+    for file in made.parse_args().files:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows += csv.DictReader(stream)
+    with (RESULTS / "performance.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    page = RESULTS / "performance.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    names = ("name", "value", "unit", "baseline", "ratio", "target", "clock", "threads")
+    lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row[name] for name in names)} |" for row in rows]
+    after = rest.partition(END)[2]
+    page.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

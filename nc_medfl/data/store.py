@@ -344,7 +344,8 @@ def _read_frame(path: Path, wanted: Callable[[str], bool] | None) -> pd.DataFram
     with pq.ParquetFile(path) as file:
         names = [name for name in file.schema_arrow.names if wanted is None or wanted(name)]
         columns = {name: file.read(columns=[name], use_threads=False).to_pandas()[name] for name in names}
-    return pd.DataFrame(columns, copy=False)
+    frame: pd.DataFrame = pd.DataFrame(columns, copy=False)
+    return frame
 
 
 def open_store(folder: str | Path, wanted: Callable[[str], bool] | None = None) -> Store:

@@ -177,14 +177,13 @@ class SiteWorker:
     def _settle_precision(self) -> None:
         """Replace ``training.precision: auto`` by what this site has trained in, or else by what is faster here."""
         training = self.settings.training
-        chosen = training.precision
-        if chosen == "auto":
+        if training.precision == "auto":
             kept = parallel.agreed(self.state.load_precision() if self.state else None)
             chosen = kept or parallel.agreed(self._try_precision())
             self.settings = self.settings.model_copy(
                 update={"training": training.model_copy(update={"precision": chosen})}
             )
-        self.fingerprints["precision"] = chosen
+        self.fingerprints["precision"] = self.settings.training.precision
 
     def _try_precision(self) -> str:
         batch_size = self.config.batch_size or self.settings.training.batch_size

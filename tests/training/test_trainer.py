@@ -97,8 +97,8 @@ def test_the_frame_is_the_same_after_training() -> None:
 
 
 def test_bfloat16_autocast_trains_close_to_float32() -> None:
-    amp = FEDNCA.model_copy(update={"training": FEDNCA.training.model_copy(update={"precision": "mixed"})})
-    losses = [train_round(build_network(s), batches, s, round_number=0, seed=0).losses for s in (FEDNCA, amp)]
+    mixed = FEDNCA.model_copy(update={"training": FEDNCA.training.model_copy(update={"precision": "mixed"})})
+    losses = [train_round(build_network(s), batches, s, round_number=0, seed=0).losses for s in (FEDNCA, mixed)]
     assert losses[1]["bce"] == pytest.approx(losses[0]["bce"], rel=0.05)
 
 
