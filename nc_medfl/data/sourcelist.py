@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +19,7 @@ from nc_medfl.data.private import FOLDER, plain_cell
 from nc_medfl.errors import UserError
 
 SOURCES = "sources.csv"
+_NOTHING = hashlib.sha256().hexdigest()
 _TELLING = ["PatientID", "SpecificCharacterSet"]
 
 
@@ -96,13 +98,25 @@ def has_sources(store: Path) -> bool:
     return (store / FOLDER / SOURCES).is_file()
 
 
-def sources_without(store: Path, digests: frozenset[str]) -> bytes:
-    """The list as it is to be without the lines of some files, told by their SHA-256."""
+def sources_without(store: Path, digests: frozenset[str], patients: frozenset[str]) -> bytes:
+    """The list as it is to be without the lines of some files.
+
+    Args:
+        store: whose list it is.
+        digests: SHA-256 of the files.
+        patients: keys of whom they are; a line that names another patient stays, as files may have the same bytes. Of
+            anybody, where empty.
+    """
     header, rows = _rows(store)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, header, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row for row in rows if row.get("source_sha256") not in digests)
+    for row in rows:
+        digest, named = row.get("source_sha256"), row.get("patient_key") or ""
+        # Files without a byte, or not unpacked, are all alike: only a name says whose they are.
+        others = bool(patients) and named not in patients and (named != "" or digest == _NOTHING)
+        if digest not in digests or (others and not row.get("sample_id")):
+            writer.writerow(row)
     return buffer.getvalue().encode("utf-8", "surrogateescape")
 
 

@@ -90,6 +90,8 @@ class _Found:
         out: which manifest rows go.
         patients: keys asked for.
         digests: SHA-256 of all files that go, rejected ones included.
+        rejected: of the rejected ones, how many of each (SHA-256, outcome): files of others may have the same bytes,
+            or none.
         seen: keys that occur here.
         untold, earlier: as in :class:`Withdrawal`.
     """
@@ -98,6 +100,7 @@ class _Found:
     out: npt.NDArray[np.bool_]
     patients: frozenset[str]
     digests: frozenset[str]
+    rejected: Counter[tuple[str, str]]
     seen: frozenset[str]
     untold: int
     earlier: int
@@ -212,17 +215,20 @@ def _find(store: Store, keys: Sequence[str], request: Request, salt: bytes) -> _
     out = (frame["patient_key"].isin(keys) | frame["sample_id"].isin(request.samples)).to_numpy(dtype=bool)
     digests = set(frame.loc[out, "source_sha256"].dropna())
     seen = set(frame["patient_key"]) & set(keys)
-    untold = 0
-    if keys and has_sources(store.folder):
-        for source in read_sources(store.folder):
-            key = patient_of(source, salt) if not source.sample_id else ""
-            untold += key is None
-            if key in keys:
-                digests.add(source.source_sha256)
-                seen.add(str(key))
+    untold, rejected = 0, Counter[tuple[str, str]]()
+    for source in read_sources(store.folder) if has_sources(store.folder) else ():
+        if source.sample_id:
+            continue
+        key = patient_of(source, salt) if keys else ""
+        untold += key is None
+        if key in keys or (not key and source.source_sha256 in digests):
+            rejected[source.source_sha256, source.outcome] += 1
+        if key in keys:
+            seen.add(str(key))
+    digests.update(digest for digest, _ in rejected)
     stones = {(stone.kind, stone.key) for stone in read_tombstones(store.folder)}
     earlier = sum(("patient", key) in stones for key in keys) + sum(("sample", s) in stones for s in request.samples)
-    return _Found(store, out, frozenset(keys), frozenset(digests), frozenset(seen), untold, earlier)
+    return _Found(store, out, frozenset(keys), frozenset(digests), rejected, frozenset(seen), untold, earlier)
 
 
 def _check_known(found: Sequence[_Found], keys: Sequence[str], request: Request) -> None:
@@ -256,7 +262,7 @@ def _take_out(found: _Found, about: Sequence[tuple[Path, Mapping[str, Any]]], da
         if found.anything or found.earlier:
             exports = _clean(store.folder)
     images = int(found.out.sum())
-    rejected = len(found.digests - set(store.manifest.loc[found.out, "source_sha256"].dropna()))
+    rejected = found.rejected.total()
     runs = tuple(used) if found.anything or found.earlier else ()
     return Withdrawal(store.folder, images, rejected, found.untold, found.earlier, runs, exports)
 
@@ -267,12 +273,12 @@ def _write_next_state(found: _Found, day: str) -> None:
     fresh = begin_generation(folder)
     frame = _write_shards(found, fresh)
     digest = stores.write_manifest(fresh, [frame], store.vocabulary)
-    gone = _write_quarantine(folder, fresh, found.digests)
+    gone = _write_quarantine(folder, fresh, found.rejected)
     stores.write_json(fresh / stores.INFO, _info(store.info, int(found.out.sum()), gone))
     private = fresh / FOLDER
     write_private(private / TOMBSTONES, tombstones_with(folder, _stones(found, day)))
     if has_sources(folder):
-        write_private(private / SOURCES, sources_without(folder, found.digests))
+        write_private(private / SOURCES, sources_without(folder, found.digests, found.patients))
     index = read_index(folder)
     if index is None:
         (folder / FOLDER / INDEX).unlink(missing_ok=True)
@@ -312,16 +318,17 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_quarantine(folder: Path, fresh: Path, digests: frozenset[str]) -> Counter[str]:
+def _write_quarantine(folder: Path, fresh: Path, rejected: Counter[tuple[str, str]]) -> Counter[str]:
     """The list without some files; how many of which outcome went."""
     path = folder / stores.QUARANTINE
     gone: Counter[str] = Counter()
     if not path.is_file():
         return gone
-    kept = []
+    kept, left = [], Counter(rejected)
     for line in path.read_text(encoding="utf-8").splitlines():
         digest, outcome, *_ = [*line.split(",", 2), ""]
-        if digest in digests:
+        if left[digest, outcome]:
+            left[digest, outcome] -= 1
             gone[outcome] += 1
         else:
             kept.append(line)

@@ -450,3 +450,22 @@ def test_an_identifier_that_a_table_took_for_a_number_is_found_in_both_spellings
         assert done.images == 1
     with pytest.raises(UserError, match="this patient is not in it"):
         withdraw([folder], Request(patients=("120",)), salt_file=tmp_path / "salt")
+
+
+def test_files_of_others_without_a_byte_stay_on_the_lists(tmp_path, make_dicom, picture):
+    """All empty files have one SHA-256; the label table says whose they are."""
+    for number in range(3):
+        make_dicom(tmp_path / "images" / f"{number}.dcm", np.roll(picture, number, axis=0), PatientID="")
+    for name in ("a", "b", "nobody"):
+        (tmp_path / "images" / f"empty-{name}.dcm").write_bytes(b"")
+    rows = [f"{number}.dcm,{'ab'[number % 2]},1\n" for number in range(3)]
+    rows += ["empty-a.dcm,a,1\n", "empty-b.dcm,b,1\n"]
+    (tmp_path / "labels.csv").write_text("file,Patient ID,Effusion\n" + "".join(rows))
+    (tmp_path / "salt").write_bytes(SALT)
+    folder = prepare_in(tmp_path)
+    (done,) = withdraw([folder], Request(patients=("a",)), salt_file=tmp_path / "salt")
+    assert (done.images, done.files) == (2, 1)
+    assert open_store(folder).info["counts"] == {"ok": 1, "empty_file": 2, "withdrawn": 3}
+    assert (folder / "quarantine.csv").read_text().count("empty_file") == 2
+    listed = (folder / "site_private" / "sources.csv").read_text()
+    assert [name in listed for name in ("empty-a", "empty-b", "empty-nobody")] == [False, True, True]
