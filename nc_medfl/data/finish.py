@@ -24,7 +24,7 @@ from nc_medfl.data.dicom.identifier import clean_identifier
 from nc_medfl.data.dicom.quarantine import OUTCOMES
 from nc_medfl.data.generation import begin_generation, swap_generation
 from nc_medfl.data.index import IndexHead, write_index
-from nc_medfl.data.join import Join, identifier_in, join_labels, joined_source
+from nc_medfl.data.join import Join, identifier_in, join_labels, joined_source, lost_zeros
 from nc_medfl.data.manifest import LABEL, SPLITS, keyed_hash
 from nc_medfl.data.memory import give_back
 from nc_medfl.data.private import FOLDER, clear_work, write_private_table
@@ -38,6 +38,8 @@ from nc_medfl.data.tombstones import withdrawn_keys
 from nc_medfl.data.worker import Record
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary, conflicts_told, silence_told
+
+_ZEROS = "Numbers in the image column seem to have lost leading zeros; export that column as text."
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,10 @@ def join_of(source: SourceData, records: Sequence[Record]) -> Join:
 
 def no_match(source: SourceData) -> UserError:
     """The error of a table that is about none of the images."""
+    zeros = f" {_ZEROS}" if lost_zeros(source.labels.keys, (file.name for file in source.files)) else ""
     return UserError(
         f"{source.table}: none of its {len(source.labels.keys)} images is among the {len(source.files)} files of "
-        "--images. Check the folder, or name the column with the file names with --image-column."
+        f"--images. Check the folder, or name the column with the file names with --image-column.{zeros}"
     )
 
 
@@ -311,6 +314,8 @@ def _warnings(source: SourceData, counts: Mapping[str, int], join: Join) -> tupl
             f"{len(join.unmatched)} rows of {source.table} are about images that are not in the folder "
             f"({FOLDER}/labels_without_image.csv lists them)."
         )
+        if lost_zeros((source.labels.keys[p] for p in join.unmatched), (file.name for file in source.files)):
+            found.append(f"{source.table}: {_ZEROS}")
     return (*found, *conflicts_told(source.preview, source.table))
 
 

@@ -128,6 +128,13 @@ def identifier_in(key: str) -> str:
     return named if is_uid(named) else key
 
 
+def lost_zeros(keys: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a key that is a number would be an image's name with zeros before it, which spreadsheets take away."""
+    numbers = {key for key in keys if key.isdecimal()}
+    stems = (_stem(name.rpartition("/")[2]) for name in names) if numbers else ()
+    return any(stem[:1] == "0" and stem.isdecimal() and stem.lstrip("0") in numbers for stem in stems)
+
+
 def is_uid(text: str) -> bool:
     """Whether a text looks like a UID (PS3.5, section 9)."""
     return _UID.fullmatch(text) is not None

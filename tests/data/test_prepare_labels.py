@@ -112,6 +112,17 @@ def test_contradictions_are_resolved_counted_and_kept_on_record(archive):
     assert told["rules"]
 
 
+def test_zeros_that_a_spreadsheet_took_away_are_told(archive):
+    for number in range(6):
+        (archive / "images" / f"im{number}.dcm").rename(archive / "images" / f"000{number + 1}.dcm")
+    numbers = "".join(f"{n + 1},p{n},1\n" for n in range(6))
+    with pytest.raises(UserError, match="seem to have lost leading zeros"):
+        run(archive, "file,pid,Effusion\n" + numbers, patient_column="pid")
+    summary, _, _ = run(archive, "file,pid,Effusion\n0001,p0,1\n0002,p1,0\n" + numbers, patient_column="pid")
+    assert summary.counts == {"ok": 2, "no_label": 4}
+    assert any("seem to have lost leading zeros" in warning for warning in summary.warnings)
+
+
 def test_policies_stand_on_record(archive):
     table = "file,pid,Effusion,Mass\n" + "".join(f"im{n},p{n},-1,\n" for n in range(6))
     summary, frame, info = run(archive, table, patient_column="pid", uncertain=("Effusion=ones",), blank=("negative",))
