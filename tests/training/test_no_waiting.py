@@ -1,7 +1,7 @@
 """On a GPU, reading a number back in the loop stalls the queue. Which operations do so is the same without one.
 
-The head that is joined on a CPU is not used on a GPU (it picks rows), and the optimiser is fused there, so both are set
-so here; what is then counted is every operation of a round whose result's value or shape the host has to wait for.
+The head that is joined on a CPU is not used on a GPU, for it picks rows, and not here; the optimiser is fused on both.
+What is then counted is every operation of a round whose result's value or shape the host has to wait for.
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], steps: int) 
                 "label": (torch.rand(4, 14, generator=rng) < 0.3).float(),
             }
 
-    def fused(network: torch.nn.Module, _settings: JobSettings) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(trainer.parameter_groups(network, 0.01), fused=True)
-
     monkeypatch.setattr("nc_medfl.networks.joint_head.can_join", lambda *_: False)
-    monkeypatch.setattr(trainer, "make_optimizer", fused)
     network = build_network(settings)
     absent = torch.tensor([True] + [False] * 13)
     with Watch() as watch:
