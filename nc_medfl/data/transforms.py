@@ -133,7 +133,10 @@ def train_transform(
     """As :func:`eval_transform`, with random changes before normalising.
 
     Args:
-        stored, size, normalisation, channels: as there.
+        stored: as there.
+        size: as there.
+        normalisation: as there.
+        channels: as there.
         augmentation: bounds of the changes; None for the defaults.
         seed: of the noise; all else comes from the draws.
 

@@ -1,0 +1,63 @@
+"""The help of every command as a page, from the command line itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from reference_schemas import in_a_table
+
+_START = """# Every command
+
+Made from the commands themselves; `nc-medfl COMMAND --help` says the same.
+
+Exit codes: 0 done; 1 a run or a check failed; 2 something for you to mend, said in one line; 130 stopped.
+`nc-medfl --debug COMMAND` shows the traceback of an error.
+"""
+
+
+def page() -> str:
+    """The Markdown."""
+    return "\n".join([_START, *(_section(context) for context in commands())])
+
+
+def commands() -> Iterator[Any]:
+    """A context for every command and sub-command, as ``nc-medfl`` lists them."""
+    from nc_medfl.cli.main import app
+
+    group = typer.main.get_group(app)
+    yield from _below(typer.Context(group, info_name="nc-medfl"))
+
+
+def _below(context: Any) -> Iterator[Any]:
+    for name in context.command.list_commands(context):
+        command = context.command.get_command(context, name)
+        if command is None or command.hidden:
+            continue
+        below = typer.Context(command, info_name=name, parent=context)
+        yield below
+        if hasattr(command, "list_commands"):
+            yield from _below(below)
+
+
+def _section(context: Any) -> str:
+    command = context.command
+    depth = context.command_path.count(" ")
+    title = context.command_path.removeprefix("nc-medfl ")
+    lines = [f"{'#' * (depth + 1)} {title}", "", inspect.cleandoc(command.help or ""), ""]
+    if hasattr(command, "list_commands"):
+        return "\n".join(lines)
+    usage = " ".join([context.command_path, *(piece.strip("{}") for piece in command.collect_usage_pieces(context))])
+    lines += ["```text", usage, "```", "", "| argument or option | meaning |", "|---|---|"]
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record is not None:
+            signature, text = (" ".join(part.split()) for part in record)
+            lines.append(f"| `{signature}` | {in_a_table(_escaped(text))} |")
+    return "\n".join([*lines, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("[", "\\[")
