@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def on_files(files: Files, config: Any, **_more: Any) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_content(html: str, **_more: Any) -> str:
+    """Show what a docstring refers to (``:func:`name```) as code; MkDocs calls this with each page."""
+    return re.sub(r":(?:class|func|mod|data|meth):<code>~?", "<code>", html)
 
 
 def _named(nav: Any) -> Iterator[str]:
