@@ -35,8 +35,8 @@ PLACEHOLDERS = {
     "model_best.pt": "runs/fednca/model_best.pt",
     "film1.dcm": "film.dcm",
     "film2.dcm": "image.dcm",
-    "st_mary": "site1",
-    "sites/st_mary/store": "sites/site1/store",
+    "st_mary": "site-1",
+    "sites/st_mary/store": "sites/site-1/store",
 }
 #: Put at the end of a command, so that it takes seconds.
 SHORTER = {
@@ -109,7 +109,7 @@ def _radiographs(folder: Path) -> None:
     findings = load_vocabulary("nih14").findings
     rng = np.random.default_rng(0)
     (folder / "radiographs").mkdir()
-    rows = []
+    rows, boxes = [], []
     for number in range(2 * PATIENTS):
         patient = f"P{number // 2:03d}"
         present = [name for name in findings if rng.random() < 0.25]
@@ -117,11 +117,14 @@ def _radiographs(folder: Path) -> None:
         for name in present:
             top, left = divmod(findings.index(name), 4)
             picture[20 * top : 20 * top + 20, 20 * left : 20 * left + 20] += 0.5
+            boxes.append((f"film{number:03d}.dcm", name, 20 * left, 20 * top, 20, 20))
         person = Person(patient, sex="MF"[number // 2 % 2], entropy=("docs", str(number)), study=number)
         name = f"film{number:03d}.dcm"
         write_dicom(folder / "radiographs" / name, radiograph_dataset(picture, ScannerStyle(), person, rng))
         rows.append({"Image Index": name, "Finding Labels": "|".join(present) or "No Finding", "Patient ID": patient})
     pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    columns = ["Image Index", "Finding Label", "x", "y", "w", "h"]
+    pd.DataFrame(boxes, columns=columns).to_csv(folder / "boxes.csv", index=False)
     shutil.copy(folder / "radiographs" / "film000.dcm", folder / "film.dcm")
     shutil.copy(folder / "radiographs" / "film002.dcm", folder / "image.dcm")
     from PIL import Image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from docs_support import blocks, command_lines
 from docs_world import World
 

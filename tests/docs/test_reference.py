@@ -10,10 +10,10 @@ import pytest
 import reference_api
 import reference_commands
 import reference_schemas
-
-import nc_medfl
 from docs_support import all_options
 from docs_world import World
+
+import nc_medfl
 from nc_medfl.config import JobSettings
 from tests_support import REPOSITORY
 
