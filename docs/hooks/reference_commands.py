@@ -14,13 +14,16 @@ _START = """# Every command
 Made from the commands themselves; `nc-medfl COMMAND --help` says the same.
 
 Exit codes: 0 done; 1 a run or a check failed; 2 something for you to mend, said in one line; 130 stopped.
-`nc-medfl --debug COMMAND` shows the traceback of an error.
+
+These stand before the command:
+
 """
 
 
 def page() -> str:
     """The Markdown."""
-    return "\n".join([_START, *(_section(context) for context in commands())])
+    found = list(commands())
+    return "\n".join([_START + _options(found[0].parent), *(_section(context) for context in found)])
 
 
 def commands() -> Iterator[Any]:
@@ -50,8 +53,12 @@ def _section(context: Any) -> str:
     if hasattr(command, "list_commands"):
         return "\n".join(lines)
     usage = " ".join([context.command_path, *(piece.strip("{}") for piece in command.collect_usage_pieces(context))])
-    lines += ["```text", usage, "```", "", "| argument or option | meaning |", "|---|---|"]
-    for parameter in command.params:
+    return "\n".join([*lines, "```text", usage, "```", "", _options(context)])
+
+
+def _options(context: Any) -> str:
+    lines = ["| argument or option | meaning |", "|---|---|"]
+    for parameter in context.command.params:
         record = parameter.get_help_record(context)
         if record is not None:
             signature, text = (" ".join(part.split()) for part in record)
