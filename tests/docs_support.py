@@ -107,20 +107,18 @@ def command_and_context(args: Sequence[str]) -> tuple[Any, Any, list[str]]:
     """The command that a line of ``nc-medfl`` asks for, the context around it, and what is left of the line."""
     from nc_medfl.cli.main import app
 
-    command: Any = typer.main.get_group(app)
+    command: Any = typer.main.get_command(app)
     context = typer.Context(command, info_name="nc-medfl")
     left = list(args)
     while hasattr(command, "list_commands"):
         while left and left[0].startswith("--"):
             known = [option for parameter in command.params for option in parameter.opts]
             assert left[0] in {*known, "--help"}, f"no such option: {left[0]}"
-            left.pop(0)
+            if left.pop(0).endswith("-completion"):
+                return command, context, []
         if not left:
             break
-        name = left.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"no such command: {name}"
-        command = found
+        _name, command, left = command.resolve_command(context, left)
     return command, context, left
 
 
@@ -151,7 +149,7 @@ def all_options() -> frozenset[str]:
     from nc_medfl.cli.main import app
 
     found = {"--help"}
-    todo: list[Any] = [typer.main.get_group(app)]
+    todo: list[Any] = [typer.main.get_command(app)]
     context = typer.Context(todo[0], info_name="nc-medfl")
     while todo:
         command = todo.pop()
@@ -162,5 +160,5 @@ def all_options() -> frozenset[str]:
             if option.startswith("--")
         }
         if hasattr(command, "list_commands"):
-            todo += [command.get_command(context, name) for name in command.list_commands(context)]
+            todo += [command.resolve_command(context, [name])[1] for name in command.list_commands(context)]
     return frozenset(found)

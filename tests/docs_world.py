@@ -64,13 +64,13 @@ class World:
         """
         from nc_medfl.cli.main import app
 
-        if tuple(words) in self._done:
-            return
         args = self._filled(words)
+        if tuple(args) in self._done:
+            return
         with _inside(self.folder), contextlib.redirect_stdout(io.StringIO()):
             code = app(args, standalone_mode=False)
         assert not isinstance(code, int) or code == 0, f"{' '.join(args)}: ended with {code}"
-        self._done.add(tuple(words))
+        self._done.add(tuple(args))
         if words[0] == "run":
             self._after_a_run()
 
@@ -78,7 +78,7 @@ class World:
         """The line with placeholders and wildcards filled in, its output in a folder of its own."""
         args = [PLACEHOLDERS.get(word, word) for word in words]
         if args[0] == "prepare" and "--out" in args and (self.folder / "store").exists():
-            args[args.index("--out") + 1] = f"store-{len(self._done)}"
+            args[args.index("--out") + 1] += "-" + "-".join(word.strip("-") for word in args if word.startswith("--"))
         with _inside(self.folder):
             args = [name for word in args for name in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207
         return args + SHORTER.get(args[0], [])

@@ -6,6 +6,7 @@ import importlib
 
 #: Package to the modules that make its public side; none where the package exports its names itself.
 PACKAGES: dict[str, tuple[str, ...]] = {
+    "config": (),
     "networks": (),
     "losses": (),
     "metrics": ("collapse", "calibration", "fairness", "delong"),
@@ -20,7 +21,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "benchmark": ("matrix", "runner", "results"),
 }
 #: Modules at the top of the package.
-TOP = ("config", "errors")
+TOP = ("errors",)
 
 
 def pages() -> dict[str, str]:

@@ -11,13 +11,15 @@ from reference_schemas import in_a_table
 
 _START = """# Every command
 
-Made from the commands themselves; `nc-medfl COMMAND --help` says the same.
+Made from the commands themselves; `nc-medfl COMMAND --help` says the same. What all of them have, and exit codes:
+[the command line](command-line.md).
 
-Exit codes: 0 done; 1 a run or a check failed; 2 something for you to mend, said in one line; 130 stopped.
-
-These stand before the command:
+These are options of all commands, or stand alone:
 
 """
+
+#: What may stand before the command or behind it, and is told once.
+_COMMON = frozenset({"--quiet", "--debug"})
 
 
 def page() -> str:
@@ -30,14 +32,13 @@ def commands() -> Iterator[Any]:
     """A context for every command and sub-command, as ``nc-medfl`` lists them."""
     from nc_medfl.cli.main import app
 
-    group = typer.main.get_group(app)
-    yield from _below(typer.Context(group, info_name="nc-medfl"))
+    yield from _below(typer.Context(typer.main.get_command(app), info_name="nc-medfl"))
 
 
 def _below(context: Any) -> Iterator[Any]:
     for name in context.command.list_commands(context):
-        command = context.command.get_command(context, name)
-        if command is None or command.hidden:
+        command = context.command.resolve_command(context, [name])[1]
+        if command.hidden:
             continue
         below = typer.Context(command, info_name=name, parent=context)
         yield below
@@ -59,6 +60,8 @@ def _section(context: Any) -> str:
 def _options(context: Any) -> str:
     lines = ["| argument or option | meaning |", "|---|---|"]
     for parameter in context.command.params:
+        if context.parent is not None and _COMMON.intersection(parameter.opts):
+            continue
         record = parameter.get_help_record(context)
         if record is not None:
             signature, text = (" ".join(part.split()) for part in record)
