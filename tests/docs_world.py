@@ -19,7 +19,7 @@ from nc_medfl.data.synthetic import Person, ScannerStyle, radiograph_dataset, wr
 from nc_medfl.labels import load_vocabulary
 from tests_support import REPOSITORY
 
-PATIENTS = 110
+PATIENTS = 90
 #: What stands in the text for a name of the reader's own, and what it is here.
 PLACEHOLDERS = {
     "RUN": "runs/fednca",

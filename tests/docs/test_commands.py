@@ -34,12 +34,8 @@ def test_the_command_line_takes_every_command_of_a_block(block: Block) -> None:
             except Exception as error:
                 raise AssertionError(f"{' '.join(words)}: {error}") from error
             # A plug-in's names are known where it is installed.
-            job = (
-                REPOSITORY / str(given.get("job") or "none")
-                if not block.page.startswith(PLUG_IN_PAGES)
-                else Path("none")
-            )
-            if job.is_dir():
+            job = REPOSITORY / str(given.get("job") or "none")
+            if job.is_dir() and not block.page.startswith(PLUG_IN_PAGES):
                 read_job(job, [value for value in given.get("overrides") or () if "FILE" not in value])
 
 
