@@ -102,7 +102,7 @@ def test_rows_of_an_unfinished_round_are_dropped_and_progress_goes_on(tmp_path: 
     again = RoundLog(folder, found.folder)
     again.progress(event="started")
     assert (folder / keys.PROGRESS).read_text() == '{"event": "started"}\n' * 2
-    assert (folder / keys.UPDATES_CSV).read_text().splitlines()[1:] == ["1,a,accepted,,,,"]
+    assert (folder / keys.UPDATES_CSV).read_text().splitlines()[1:] == ["1,a,accepted,,,,,"]
 
 
 def test_tables_with_fewer_columns_of_an_earlier_package_go_on_with_those(tmp_path: Path) -> None:
