@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pandas as pd
 from nc_medfl.config import EvaluationSettings
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
+from nc_medfl.evaluation.calibrated import NONE, fit_scaling
 from nc_medfl.evaluation.decide import rule_of
 from nc_medfl.evaluation.predictions import Predictions
-from nc_medfl.evaluation.tables import ALL_SITES, ENOUGH, MACRO, MICRO, POOLED, ROUGH
+from nc_medfl.evaluation.tables import ALL_SITES, MACRO, MICRO, POOLED, ROUGH, few_patients
 from nc_medfl.evaluation.thresholds import choose_thresholds
-from nc_medfl.metrics.bootstrap import bca_intervals, leave_groups_out, percentile_intervals, resample
-from nc_medfl.metrics.classification import METRICS, Floats, Sample, measure, prepare_sample, reasons
+from nc_medfl.metrics.bootstrap import Intervals, intervals_of, leave_groups_out, resample, with_steady_macro
+from nc_medfl.metrics.classification import METRICS, NOT_A_NUMBER, Floats, Sample, measure, prepare_sample, reasons
 from nc_medfl.metrics.delong import delong, difference_p
 from nc_medfl.metrics.fairness import Estimate, mean_interval
 
@@ -28,6 +30,8 @@ COLUMNS = (
     *("model_a", "model_b", "site", "split", "group", "finding", "metric", "value_a", "value_b", "difference"),
     *("low", "high", "p", "p_holm", "p_delong", "n_positive", "n_annotated", "reason", "sentence"),
 )
+
+NOT_CALIBRATED = "not calibrated: nothing could be fitted on validation"
 
 #: Metrics of which a smaller value is the better one.
 _ERRORS = ("brier", "ece")
@@ -85,7 +89,7 @@ def compare_predictions(
         UserError: if the two don't match or have no test row.
     """
     settings = settings or EvaluationSettings()
-    a, b = align(a, b)
+    a, b = (_scaled(table, settings) for table in align(a, b))
     if not (a.split == "test").any():
         raise UserError("no row with split 'test' to compare on. Mark the rows to be measured as test.")
     rows: list[dict[str, Any]] = []
@@ -120,8 +124,21 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row |= {"site": ALL_SITES, "low": low, "high": high, "p": np.nan, "p_holm": np.nan, "p_delong": np.nan}
         row |= {name: int(part[name].sum()) for name in ("n_positive", "n_annotated")}
         used = f"mean over {len(told)} of {len(part)} sites"
-        out.append({**row, "reason": used if len(told) else "undefined at every site"})
+        rough = bool(told["reason"].str.contains(ROUGH, regex=False).any())
+        out.append({**row, "reason": used if len(told) else "undefined at every site", "rough": rough})
     return out
+
+
+def _scaled(table: Predictions, settings: EvaluationSettings) -> Predictions:
+    """The table with each site's scores scaled as the settings say, by maps fitted on its validation rows."""
+    if settings.calibrate == NONE:
+        return table
+    scores = table.scores.copy()
+    for code, site in enumerate(table.sites):
+        validation = table.of(site=site, split="val")
+        here = table.site == code
+        scores[here] = fit_scaling(validation.scores, validation.labels, settings.calibrate).apply(scores[here])
+    return replace(table, scores=scores)
 
 
 def _sample(predictions: Predictions, settings: EvaluationSettings) -> Sample:
@@ -137,28 +154,32 @@ def _place(a: Predictions, b: Predictions, settings: EvaluationSettings, seed: i
     samples = [_sample(a, settings), _sample(b, settings)]
     whole = [measure(s) for s in samples]
     texts = [reasons(s, w) for s, w in zip(samples, whole, strict=True)]
-    draws = [resample(s, patients, resamples=max(settings.resamples, 1), seed=seed) for s in samples]
-    left = [leave_groups_out(s, patients, seed=seed) for s in samples] if settings.interval == "bca" else None
+    why_none = _no_interval(patients, settings)
+    draws = [resample(s, patients, resamples=1 if why_none else settings.resamples, seed=seed) for s in samples]
+    bca = settings.interval == "bca" and not why_none
+    left = [leave_groups_out(s, patients, seed=seed) for s in samples] if bca else None
+    few = few_patients(samples[0], patients)
     check = _delong_p(test_a, test_b)
     n_positive, n_annotated = samples[0].n_positive, samples[0].n_annotated
     rows = []
     for metric in METRICS:
         value = [_same_findings(w[metric], whole, metric)[0] for w in whole]
-        drawn = _same_findings(draws[0][metric], whole, metric) - _same_findings(draws[1][metric], whole, metric)
         difference = value[0] - value[1]
+        drawn = with_steady_macro(draws[0][metric] - draws[1][metric], difference)
+        jack = None
         if left:
             jack = _same_findings(left[0][metric], whole, metric) - _same_findings(left[1][metric], whole, metric)
-            found = bca_intervals(drawn, difference, jack)
-        else:
-            found = percentile_intervals(drawn)
+        found = intervals_of(drawn, difference, left_out=jack)
+        if why_none:
+            none = np.full(len(difference), np.nan)
+            found = Intervals(none, none, (why_none,) * len(difference))
         p = np.where(np.isnan(found.low) | np.isnan(difference), np.nan, _bootstrap_p(drawn))
         holm = np.append(holm_correction(p[:-2]), [np.nan, np.nan])
         for k, finding in enumerate((*test_a.findings, MACRO, MICRO)):
             defined = not np.isnan(difference[k])
             column = k if k < len(test_a.findings) else -1
-            remark = [texts[0][metric][k] or texts[1][metric][k]] if not defined else [found.reasons[k]]
-            few = min(n_positive[column], n_annotated[column] - n_positive[column]) < ENOUGH
-            if defined and few and not np.isnan(found.low[k]):
+            remark = [_undefined(texts, metric, k, settings)] if not defined else [found.reasons[k]]
+            if defined and few[k] and not np.isnan(found.low[k]):
                 remark.append(ROUGH)
             cell = {"finding": finding, "metric": metric, "value_a": value[0][k], "value_b": value[1][k]}
             cell |= {"difference": difference[k], "low": found.low[k], "high": found.high[k], "p": p[k]}
@@ -166,6 +187,17 @@ def _place(a: Predictions, b: Predictions, settings: EvaluationSettings, seed: i
             cell |= {"n_positive": int(n_positive[column]), "n_annotated": int(n_annotated[column])}
             rows.append({**cell, "reason": "; ".join(text for text in remark if text)})
     return rows
+
+
+def _no_interval(patients: npt.NDArray[np.int64], settings: EvaluationSettings) -> str:
+    if not settings.resamples:
+        return "no interval: no resamples were asked for"
+    return "no interval: fewer than 2 patients" if len(np.unique(patients)) < 2 else ""
+
+
+def _undefined(texts: list[dict[str, list[str]]], metric: str, column: int, settings: EvaluationSettings) -> str:
+    reason = texts[0][metric][column] or texts[1][metric][column]
+    return NOT_CALIBRATED if reason == NOT_A_NUMBER and settings.calibrate != NONE else reason
 
 
 def _same_findings(values: Floats, whole: list[dict[str, Floats]], metric: str) -> Floats:
@@ -221,7 +253,8 @@ def sentence(row: dict[str, Any]) -> str:
     text = f"{what}: {row['model_a']} {row['value_a']:.3f}, {row['model_b']} {row['value_b']:.3f}"
     if np.isnan(row["low"]):
         return f"{text}; how sure that is can't be told."
-    text += f", difference {row['difference']:+.3f} (95% interval {row['low']:+.3f} to {row['high']:+.3f})"
+    rough = "rough " if row.get("rough") or ROUGH in row["reason"] else ""
+    text += f", difference {row['difference']:+.3f} ({rough}95% interval {row['low']:+.3f} to {row['high']:+.3f})"
     p = row["p"] if np.isnan(row["p_holm"]) else row["p_holm"]
     if not (row["low"] > 0 or row["high"] < 0) or p > 0.05:
         return f"{text}; no difference is shown."

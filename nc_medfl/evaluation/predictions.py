@@ -32,6 +32,7 @@ _KINDS = (("val", "validation"), ("test", "test"))
 _RESERVED_SITES = ("all", "pooled")
 _RESERVED_FINDINGS = ("macro", "micro")
 _LONGEST_NAME = 200
+_BOOLEANS = {"true": 1, "false": 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +223,8 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
         raise UserError(f"{path}: a table of predictions is .csv or .parquet. Give one of them.")
     try:
         if kind == ".parquet":
-            return pd.read_parquet(path), 1
+            table = pd.read_parquet(path)
+            return table.reset_index() if any(table.index.names) else table, 1
         with path.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream)
             header = next(lines, [])
@@ -237,9 +239,11 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Give --predictions a CSV or Parquet table.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8. Save it as CSV in UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'not a table'}). Give another file.") from error
-    except (ValueError, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except (ValueError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise UserError(f"{path}: not a {kind[1:]} table with a cell for each column. Write it again.") from error
     return table, 2
 
@@ -307,14 +311,16 @@ def _texts(column: pd.Series, name: str, place: _Place) -> Texts:
 def _numbers(column: pd.Series, name: str, place: _Place, rule: str) -> Floats:
     """Values as numbers, NaN where blank."""
     blank = column.isna() | (column.astype(str).str.strip() == "")
-    values = pd.to_numeric(column.where(~blank, None), errors="coerce")
+    values = pd.to_numeric(column.astype(object).where(~blank, None), errors="coerce").astype("float64")
     place.refuse((values.isna() & ~blank).to_numpy(), f"{_shown(name)} must be {rule}", "Correct it")
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _labels(column: pd.Series, name: str, place: _Place) -> Floats:
     rule = "1, 0 or blank (unknown)"
-    values = _numbers(column, name, place, rule)
+    # A column of booleans is written to CSV as these words.
+    words = column.astype(object).map(lambda cell: _BOOLEANS.get(str(cell).strip().lower(), cell))
+    values = _numbers(words, name, place, rule)
     place.refuse(~np.isnan(values) & (values != 0) & (values != 1), f"{_shown(name)} must be {rule}", "Correct it")
     return values
 

@@ -36,7 +36,7 @@ MACRO, MICRO = "macro", "micro"
 ALL_SITES, POOLED = "all", "pooled"
 THRESHOLD = "threshold"
 
-#: With fewer positives or fewer negatives than this, an interval is rough (benchmarks/coverage.py).
+#: With fewer patients of the one label or the other than this, an interval is rough (benchmarks/coverage.py).
 ENOUGH = 50
 ROUGH = f"rough interval: fewer than {ENOUGH} of each label"
 _NO_INTERVAL = "no interval"
@@ -108,6 +108,7 @@ def _metric_rows(
 ) -> Rows:
     values = measure(sample)
     texts = reasons(sample, values)
+    few = few_patients(sample, patients)
     intervals = bootstrap(sample, patients, resamples=resamples, seed=seed, interval=interval)
     rows: Rows = []
     for metric in METRICS:
@@ -118,7 +119,7 @@ def _metric_rows(
             remarks = [texts[metric][k], found.reasons[k] if defined else ""]
             if defined and not np.isnan(found.low[k]):
                 remarks.append(_doubt(value[k], found.low[k], found.high[k]))
-                if name != MACRO and min(n_positive[k], n_annotated[k] - n_positive[k]) < ENOUGH:
+                if name != MACRO and few[k]:
                     remarks.append(ROUGH)
             rows.append(
                 {
@@ -133,6 +134,19 @@ def _metric_rows(
                 }
             )
     return rows
+
+
+def few_patients(sample: Sample, patients: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Where fewer than :data:`ENOUGH` patients have the one label or the other: findings, macro, micro, ``[C + 2]``.
+
+    Many images of few patients are no more evidence than those patients are. A macro rests on all its patients.
+    """
+    codes = np.unique(np.asarray(patients), return_inverse=True)[1]
+    kinds = (sample.sums["positive"] > 0, sample.sums["negative"] > 0)
+    counts = [[len(np.unique(codes[column])) for column in kind.T] for kind in kinds]
+    fewest = np.insert(np.min(counts, axis=0), -1, len(np.unique(codes)))
+    few: npt.NDArray[np.bool_] = fewest < ENOUGH
+    return few
 
 
 def _doubt(value: float, low: float, high: float) -> str:

@@ -248,20 +248,38 @@ def bootstrap(
     draws = resample(sample, patients, resamples=resamples, seed=seed)
     whole = measure(sample)
     left_out = leave_groups_out(sample, patients, seed=seed) if interval == "bca" else dict.fromkeys(whole)
-    return {name: _intervals(values, whole[name][0], level, left_out[name]) for name, values in draws.items()}
+    return {name: intervals_of(values, whole[name][0], level, left_out[name]) for name, values in draws.items()}
 
 
-def _intervals(draws: Floats, whole: Floats, level: float, left_out: Floats | None = None) -> Intervals:
-    """Intervals of one metric, with a macro that is over the same findings in every resample.
+def with_steady_macro(draws: Floats, whole: Floats) -> Floats:
+    """Draws with a macro that is over the same findings in every resample.
 
     A resample can miss every positive patient of a rare finding. Were it left out of that resample's mean, the
     mean would be over other findings than the one reported, and the interval beside it, not around it. So its
-    value in the whole sample stands in, and the remark says for how many findings that was often so.
+    value in the whole sample stands in.
+
+    Args:
+        draws: of one metric, or of its difference between two models, ``[B, C + 2]``.
+        whole: the same of the sample itself, ``[C + 2]``.
     """
     counted = ~np.isnan(whole[:-2])
     steady = np.where(np.isnan(draws[:, :-2]), whole[:-2], draws[:, :-2])[:, counted]
     draws = draws.copy()
     draws[:, -2] = steady.mean(axis=1) if counted.any() else np.nan
+    return draws
+
+
+def intervals_of(draws: Floats, whole: Floats, level: float = 0.95, left_out: Floats | None = None) -> Intervals:
+    """Intervals of one metric, macro by :func:`with_steady_macro`; a remark says for how many findings it stood in.
+
+    Args:
+        draws: ``[B, C + 2]``.
+        whole: of the sample itself, ``[C + 2]``.
+        level: of confidence.
+        left_out: without each group of patients, for BCa; None for the percentiles.
+    """
+    draws = with_steady_macro(draws, whole)
+    counted = ~np.isnan(whole[:-2])
     found = percentile_intervals(draws, level) if left_out is None else bca_intervals(draws, whole, left_out, level)
     rare = int(((~np.isnan(draws[:, :-2][:, counted])).mean(axis=0) < _MIN_DEFINED).sum())
     if not rare:

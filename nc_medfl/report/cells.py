@@ -16,10 +16,10 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+(?:e[-+]?[0-9]+)?")
 
 UNDEFINED = "–"
 
-#: With fewer positives or negatives than this an interval is rough.
+#: With fewer patients with or without a finding than this an interval is rough.
 ROUGH_BELOW = 50
 NO_INTERVAL = "no interval: too few patients with or without the finding to resample"
-ROUGH = f"rough interval: fewer than {ROUGH_BELOW} positives or negatives"
+ROUGH = f"rough interval: fewer than {ROUGH_BELOW} patients with or without the finding"
 
 
 @dataclass(frozen=True)
@@ -146,5 +146,10 @@ def _interval(row: dict[str, Any], digits: int) -> tuple[str, str]:
         parts = [part for part in str(row["reason"]).split("; ") if part.startswith("no interval")]
         return "", NO_INTERVAL if parts else ""
     text = f"{decimal(row['low'], digits)}–{decimal(row['high'], digits)}"
+    return text, ROUGH if is_rough(row) else ""
+
+
+def is_rough(row: dict[str, Any]) -> bool:
+    """Whether too few patients with or without a finding stand behind a row of the metrics."""
     few = min(row["n_positive"], row["n_annotated"] - row["n_positive"]) < ROUGH_BELOW
-    return text, ROUGH if few else ""
+    return bool(few or "rough interval" in str(row["reason"]))

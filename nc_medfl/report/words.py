@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nc_medfl.report.cells import ROUGH_BELOW, decimal
+from nc_medfl.report.cells import decimal, is_rough
 from nc_medfl.report.reading import RunTables, plain
 
 METHODS = {
@@ -149,8 +149,7 @@ def rare_findings(data: RunTables) -> list[str]:
     out = []
     for name in data.findings:
         row = data.cell(data.whole, name, "auc")
-        few = row and min(row["n_positive"], row["n_annotated"] - row["n_positive"]) < ROUGH_BELOW
-        if few:
+        if row and is_rough(row):
             out.append(name)
     return out
 

@@ -138,3 +138,53 @@ def test_the_mean_over_sites_is_that_of_their_differences(tmp_path):
     assert "on average over sites" in mean.sentence
     unpooled = compare_predictions(*tables, names=("A", "B"), settings=settings, pool=False)
     pd.testing.assert_frame_equal(unpooled, rows[rows["site"] != "pooled"].reset_index(drop=True))
+
+
+def test_without_resamples_or_a_second_patient_nobody_is_better(tmp_path):
+    table = _table(tmp_path / "a.csv", n=120)
+    _table(tmp_path / "b.csv", n=120, useless=("Mass",))
+    a, b = (read_predictions(tmp_path / f"{name}.csv") for name in "ab")
+    rows = compare_predictions(a, b, names=("A", "B"), settings=EvaluationSettings(resamples=0))
+    assert rows[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert not rows.sentence.str.contains("is better|interval").any()
+    for name, useless in (("a", ()), ("b", ("Mass",))):
+        one = _table(tmp_path / f"{name}.csv", n=120, useless=useless).assign(
+            patient_key="p", split="test", site="north"
+        )
+        one["sample_id"] = table["sample_id"]
+        one.to_csv(tmp_path / f"{name}.csv", index=False)
+    a, b = (read_predictions(tmp_path / f"{name}.csv") for name in "ab")
+    rows = compare_predictions(a, b, names=("A", "B"), settings=EvaluationSettings(resamples=20))
+    assert (_cell(rows, site="north", finding="Mass", metric="auc").difference) > 0.1
+    assert rows["low"].isna().all()
+    assert not rows.sentence.str.contains("is better").any()
+
+
+def test_few_patients_with_many_images_make_a_rough_interval(tmp_path):
+    for name, useless in (("a", ()), ("b", ("Mass",))):
+        table = _table(tmp_path / f"{name}.csv", n=2000, useless=useless)
+        table.assign(patient_key=np.arange(2000) % 20, split="test").to_csv(tmp_path / f"{name}.csv", index=False)
+    a, b = (read_predictions(tmp_path / f"{name}.csv") for name in "ab")
+    rows = compare_predictions(a, b, names=("A", "B"), settings=EvaluationSettings(resamples=50))
+    cell = _cell(rows, site="north", finding="Mass", metric="auc")
+    assert cell.n_positive > 300
+    assert ROUGH in cell.reason
+    assert "(rough 95% interval" in cell.sentence
+    measured = _measured(tmp_path / "a.csv", 50)
+    assert ROUGH in _cell(measured, site="north", finding="Mass", metric="auc").reason
+    assert "(rough 95% interval" in _cell(rows, site="north", finding="macro", metric="auc").sentence
+
+
+def test_a_comparison_measures_what_the_table_of_metrics_measures_scaled_or_not(tmp_path):
+    _table(tmp_path / "a.csv", seed=1)
+    _table(tmp_path / "b.csv", seed=2)
+    tables = [read_predictions(tmp_path / name) for name in ("a.csv", "b.csv")]
+    for method in ("none", "temperature", "platt"):
+        settings = EvaluationSettings(resamples=0, calibrate=method)
+        rows = compare_predictions(*tables, names=("A", "B"), settings=settings)
+        about = About("r", "m", Vocabulary("table", tables[0].findings), settings)
+        measured = measure_sites(tables[0].by_site(), about).rows
+        for site in ("north", "south", "pooled", "all"):
+            for metric in ("auc", "f1", "brier", "ece"):
+                want = _cell(measured, site=site, finding="Mass", metric=metric, group="all").value
+                assert _cell(rows, site=site, finding="Mass", metric=metric).value_a == pytest.approx(want)

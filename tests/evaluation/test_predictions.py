@@ -117,3 +117,15 @@ def test_a_missing_an_empty_and_a_broken_file_are_told(tmp_path):
         read_predictions(_write(tmp_path, "nonsense", "p.parquet"))
     with pytest.raises(UserError, match=r"\.csv or \.parquet"):
         read_predictions(_write(tmp_path, GOOD, "p.txt"))
+
+
+def test_booleans_in_words_and_an_index_are_read_and_another_encoding_is_named(tmp_path):
+    text = GOOD.replace(",1,0.9", ",True,0.9").replace(",0,0.2", ",false,0.2")
+    read = read_predictions(_write(tmp_path, text))
+    np.testing.assert_array_equal(read.labels[:, 0], [1, 0, np.nan])
+    table = pd.read_csv(_write(tmp_path, GOOD), dtype=str).set_index("sample_id")
+    table.to_parquet(tmp_path / "indexed.parquet")
+    assert read_predictions(tmp_path / "indexed.parquet").sample_id.tolist() == ["a", "b", "b"]
+    (tmp_path / "latin.csv").write_bytes(GOOD.replace("Mass", "Müll").encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_predictions(tmp_path / "latin.csv")
