@@ -75,7 +75,20 @@ def _guard_whole(out: pd.DataFrame, rows: pd.DataFrame, minimum: int) -> pd.Data
     return out
 
 
+def guard_comparisons(table: pd.DataFrame, minimum: int) -> pd.DataFrame:
+    """Paired differences without those of a site that rest on few positives or negatives."""
+    out: pd.DataFrame = table.copy()
+    hidden = few(table["n_positive"], table["n_annotated"], minimum) & ~table["site"].isin(_WHOLE)
+    numbers = [*(name for name in table.columns if name.startswith(("value", "p"))), "difference", "low", "high"]
+    out.loc[hidden, [*numbers, "n_positive"]] = float("nan")
+    out.loc[hidden, "reason"] = withheld(minimum)
+    out.loc[hidden, "sentence"] = ""
+    return out
+
+
 def _guard_extra(name: str, table: pd.DataFrame, minimum: int) -> pd.DataFrame:
+    if name == "comparisons":
+        return guard_comparisons(table, minimum)
     if name != "thresholds":
         return table
     out: pd.DataFrame = table.copy()

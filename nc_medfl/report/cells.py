@@ -84,6 +84,14 @@ class Table:
         return stream.getvalue()
 
     @property
+    def is_text(self) -> list[bool]:
+        """Whether a column holds words, which stand on the left."""
+        return [
+            k == 0 or (bool(self.rows) and not any(row[k].sort or row[k].mark for row in self.rows if k < len(row)))
+            for k in range(len(self.headers))
+        ]
+
+    @property
     def csv_address(self) -> str:
         """The CSV as an address that needs no other file."""
         return csv_address(self.csv)

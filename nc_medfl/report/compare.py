@@ -12,12 +12,12 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 from nc_medfl.pages import environment
 from nc_medfl.report import plots, tables
-from nc_medfl.report.audience import for_federation
+from nc_medfl.report.audience import for_federation, guard_comparisons
 from nc_medfl.report.cells import Cell, Table, decimal
-from nc_medfl.report.reading import RunTables, plain, read_run_folder
+from nc_medfl.report.differences import differences
+from nc_medfl.report.reading import RunTables, read_extra, read_run_folder
 
 COMPARE_HTML = "compare.html"
-COMPARISONS_CSV = "comparisons.csv"
 
 
 def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path:
@@ -44,7 +44,7 @@ def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path
     page = (
         environment("nc_medfl.report")
         .get_template("compare.html.j2")
-        .render(_context(a, b, sites, findings, _paired(first)))
+        .render(_context(a, b, sites, findings, _paired(first, second, max(a.minimum, b.minimum))))
     )
     path = out or first / COMPARE_HTML
     write_atomic(path, page.encode("utf-8"))
@@ -56,7 +56,9 @@ def _names(a: RunTables, b: RunTables) -> tuple[str, str]:
     return (f"A: {names[0]}", f"B: {names[1]}")
 
 
-def _context(a: RunTables, b: RunTables, sites: list[str], findings: list[str], paired: Table | None) -> dict[str, Any]:
+def _context(
+    a: RunTables, b: RunTables, sites: list[str], findings: list[str], compared: pd.DataFrame | None
+) -> dict[str, Any]:
     names = _names(a, b)
     wholes = [name for name in ("all", "pooled") if a.cell(name, "macro", "auc") and b.cell(name, "macro", "auc")]
     by_site = [(site, "macro", tables.site_name(site)) for site in (*sites, *wholes)]
@@ -76,7 +78,7 @@ def _context(a: RunTables, b: RunTables, sites: list[str], findings: list[str], 
         "findings": _table(
             "compare-findings", f"{tables.site_name(where)}: test AUC by finding", "Finding", a, b, by_finding, names
         ),
-        "paired": paired,
+        "paired": differences(compared, sites),
         "left_out": left_out,
         "minimum": max(a.minimum, b.minimum),
     }
@@ -116,16 +118,10 @@ def _table(
     return table
 
 
-def _paired(folder: Path) -> Table | None:
-    """``comparisons.csv`` as it is."""
-    path = folder / COMPARISONS_CSV
-    if not path.is_file():
+def _paired(first: Path, second: Path, minimum: int) -> pd.DataFrame | None:
+    """Rows of the first folder's ``comparisons.csv``: those with the second, where they can be told by its name."""
+    found = read_extra(first, "comparisons")
+    if found is None:
         return None
-    try:
-        found = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a table. Write it again with 'nc-medfl evaluate'.") from error
-    table = Table("paired", "Paired differences on the same patients", [str(name) for name in found.columns])
-    for row in found.itertuples(index=False, name=None):
-        table.rows.append([Cell(plain(value)) for value in row])
-    return table if table.rows else None
+    theirs = found[found["model_b"] == second.resolve().name]
+    return guard_comparisons(theirs if len(theirs) else found, minimum)

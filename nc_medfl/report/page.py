@@ -16,6 +16,7 @@ from nc_medfl.pages import environment
 from nc_medfl.report import curve_plots, plots, sections, tables, words
 from nc_medfl.report.audience import for_federation, for_site
 from nc_medfl.report.cells import ROUGH_BELOW, decimal
+from nc_medfl.report.differences import differences
 from nc_medfl.report.label_tables import label_tables
 from nc_medfl.report.plots import Estimate
 from nc_medfl.report.reading import RunTables, read_run_folder
@@ -65,14 +66,20 @@ def _context(data: RunTables, only: str | None) -> dict[str, Any]:
         "n_sites": len(data.sites),
         "n_findings": len(data.findings),
         "absent": data.absent,
-        "headline": words.headline(data),
+        "headline": words.headline(data, only),
+        "interval_kind": words.interval_kind(run),
+        "differences": differences(data.extra.get("comparisons"), data.sites if only is None else [only]),
         "rare": words.rare_findings(data),
         "rough_below": ROUGH_BELOW,
         "thresholds": words.threshold_sentence(run),
         "floor": words.floor_example(data),
         "best_round": best_round,
         "whole": tables.site_name(data.whole),
-        "sites": {"plot": _sites_plot(data), "table": tables.sites_table(data)},
+        "sites": {
+            "plot": _sites_plot(data),
+            "table": tables.sites_table(data),
+            "mean_has_interval": not np.isnan(_estimate(data, "all", "macro")[1]),
+        },
         "findings": _findings(data),
         "rounds": _rounds(data, best_round),
         "labels": label_tables(data),
@@ -182,6 +189,7 @@ def _collapse(data: RunTables, best_round: int | None) -> dict[str, Any] | None:
         "numbers": {
             name: _number(*numbers.get(name, (np.nan, ""))) for name in ("nc1", "nc2_angle", "nc2_length", "nc3")
         },
+        "aligned": words.aligned(table[table["round"] == at_round]),
         "table": tables.collapse_table(table, data.findings, at_round, data.minimum),
     }
 

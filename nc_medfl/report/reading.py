@@ -30,11 +30,15 @@ _CALIBRATION = ("site", "method", "finding", "test_brier", "test_ece", "reason")
 _RELIABILITY = ("site", "method", "finding", "n", "n_positive", "mean_score")
 _FAIRNESS = ("site", "attribute", "finding", "metric", "worst_group", "worst", "best_group", "best", "gap", "reason")
 _FEDERATION = ("finding", "metric", "value", "low", "high", "n_sites", "reason")
+_COMPARISONS = (
+    *("model_a", "model_b", "site", "finding", "metric", "value_a", "value_b", "difference", "low", "high"),
+    *("p_holm", "n_positive", "n_annotated", "reason", "sentence"),
+)
 _HISTOGRAMS = ("site", "finding", "label", "low", "high", "count")
 _TEXTS = frozenset(
     (
         *("run", "model", "site", "split", "scope", "rule", "method", "finding", "metric", "group", "outcome"),
-        *("reason", "quantity", "attribute", "worst_group", "best_group", "label"),
+        *("reason", "quantity", "attribute", "worst_group", "best_group", "label", "model_a", "model_b", "sentence"),
     )
 )
 
@@ -46,6 +50,7 @@ EXTRA = {
     "fairness": _FAIRNESS,
     "score_histograms": _HISTOGRAMS,
     "federation": _FEDERATION,
+    "comparisons": _COMPARISONS,
 }
 
 # Texts written elsewhere may name a file or hold a key; neither belongs on a page that is passed around.
@@ -167,8 +172,17 @@ def read_run_folder(folder: Path) -> RunTables:
 
 
 def _read_extra(folder: Path) -> dict[str, pd.DataFrame]:
-    found = {name: _read_table(folder / f"{name}.csv", columns) for name, columns in EXTRA.items()}
+    found = {name: read_extra(folder, name) for name in EXTRA}
     return {name: table for name, table in found.items() if table is not None and len(table)}
+
+
+def read_extra(folder: Path, name: str) -> pd.DataFrame | None:
+    """One of the tables of :data:`EXTRA`, None where it is not there.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    return _read_table(folder / f"{name}.csv", EXTRA[name])
 
 
 def _run_of(metrics: pd.DataFrame) -> dict[str, Any]:

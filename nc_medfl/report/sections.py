@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,13 @@ from nc_medfl.report.reading import RunTables
 
 #: Fewest images in a group of a reliability curve of several sites.
 _GROUP = 50
+_LACKS = {
+    "sensitivity": "no positive in test",
+    "specificity": "no negative in test",
+    "ppv": "no image is called positive at this threshold",
+    "npv": "no image is called negative at this threshold",
+}
+_BIASED = "the interval is biased: drawing patients again adds to this error"
 #: So many groups fit into one plot; of more, those of all patients are drawn.
 _FEW_GROUPS = 16
 _RULES = {
@@ -67,11 +76,11 @@ def _curve_table(found: dict[Any, Any], findings: list[str]) -> Table:
     return table
 
 
-def number(table: Table, value: float, reason: str = "", extra: str = "") -> Cell:
+def number(table: Table, value: float, reason: str = "", extra: str = "", note: str = "") -> Cell:
     """A cell of three digits, or why there is none."""
     if np.isnan(value):
         return table.undefined(reason)
-    return Cell(decimal(value), f"{value:.6g}", extra)
+    return Cell(decimal(value), f"{value:.6g}", extra, table.mark(note), note)
 
 
 def reliability(data: RunTables) -> dict[str, Any] | None:
@@ -122,20 +131,34 @@ def _errors(data: RunTables) -> Table | None:
     out = Table("calibration", "Errors on test before and after scaling, mean over findings", headers)
     for row in table[(table["finding"] == "macro") & table["site"].isin(data.sites)].to_dict("records"):
         cells = [
-            number(out, row[f"test_{name}"], str(row["reason"]), interval(row, f"test_{name}_low", f"test_{name}_high"))
+            number(
+                out,
+                row[f"test_{name}"],
+                str(row["reason"]),
+                interval(row, f"test_{name}_low", f"test_{name}_high"),
+                "" if not row[f"test_{name}"] < row[f"test_{name}_low"] else _BIASED,
+            )
             for name in ("brier", "ece")
         ]
         out.rows.append([Cell(row["site"]), Cell(row["method"]), *cells])
     return out
 
 
-def interval(row: dict[str, Any], low: str, high: str) -> str:
+def interval(row: Mapping[Any, Any], low: str, high: str) -> str:
     """An interval as text; nothing where there is none."""
     ends = [float(row.get(name, np.nan)) for name in (low, high)]
     return "" if np.isnan(ends).any() else f"{decimal(ends[0])}–{decimal(ends[1])}"
 
 
-def thresholds(data: RunTables, site: str, name: str) -> Table | None:
+@dataclass(frozen=True)
+class ThresholdTables:
+    """What thresholds cost: by the rule that the run's own numbers are measured under, and by every other."""
+
+    used: Table | None
+    others: Table | None
+
+
+def thresholds(data: RunTables, site: str, name: str) -> ThresholdTables | None:
     """What each rule's threshold costs on test, at one site or over all patients; None without the table."""
     table = data.extra.get("thresholds")
     rows = table[table["site"] == site] if table is not None else pd.DataFrame()
@@ -144,6 +167,20 @@ def thresholds(data: RunTables, site: str, name: str) -> Table | None:
         rows = rows[rows["scope"] == "site"]
     if rows.empty:
         return None
+    used = rows["rule"] == rule_of(data.run)
+    if not used.any():
+        return ThresholdTables(None, _costs(rows, site, name, ""))
+    others = _costs(rows[~used], site, f"{name}-others", "other rules, ") if (~used).any() else None
+    return ThresholdTables(_costs(rows[used], site, name, ""), others)
+
+
+def rule_of(run: Mapping[str, Any]) -> str:
+    """The rule of the run's own thresholds."""
+    rule = ((run.get("settings") or {}).get("evaluation") or {}).get("threshold", "youden")
+    return "fixed" if rule == "half" else str(rule)
+
+
+def _costs(rows: pd.DataFrame, site: str, name: str, what: str) -> Table:
     headers = (
         "Finding",
         "Rule",
@@ -155,7 +192,7 @@ def thresholds(data: RunTables, site: str, name: str) -> Table | None:
         "NPV",
     )
     out = Table(
-        name, f"{tables.site_name(site)}: thresholds chosen on validation, and what each costs on test", headers
+        name, f"{tables.site_name(site)}: {what}thresholds chosen on validation, and what each costs on test", headers
     )
     for row in rows.to_dict("records"):
         rule = _RULES.get(row["rule"], row["rule"])
@@ -165,8 +202,8 @@ def thresholds(data: RunTables, site: str, name: str) -> Table | None:
         cells = [number(out, row["threshold"], reason)]
         for metric in ("sensitivity", "specificity", "ppv"):
             ends = interval(row, f"test_{metric}_low", f"test_{metric}_high")
-            cells.append(number(out, row[f"test_{metric}"], reason, ends))
-        cells.append(number(out, row["test_npv"], reason))
+            cells.append(number(out, row[f"test_{metric}"], reason or _LACKS[metric], ends))
+        cells.append(number(out, row["test_npv"], reason or _LACKS["npv"]))
         out.rows.append([Cell(row["finding"]), Cell(rule), Cell(row["scope"]), *cells])
     return out
 
@@ -191,7 +228,7 @@ def _groups(data: RunTables, macro: pd.DataFrame) -> tuple[Table, Any]:
         named = {str(key): value for key, value in row.items()}
         site = tables.site_name(row["site"])
         shown.rows.append([Cell(site), Cell(row["group"]), shown.number(named, interval=True)])
-        if row["site"] == at or len(macro) <= _FEW_GROUPS:
+        if row["value"] == row["value"] and (row["site"] == at or len(macro) <= _FEW_GROUPS):
             rows.append((f"{site}: {row['group']}", (row["value"], row["low"], row["high"]), False))
     alt = "Test macro AUC of groups of patients with 95% intervals; the table below has the numbers."
     return shown, plots.forest_plot("fairness-forest", rows, "macro AUC on test, with 95% interval", alt)

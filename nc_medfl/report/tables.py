@@ -94,8 +94,11 @@ def rounds_table(mean: pd.Series, lines: dict[str, pd.Series]) -> Table:
 
 
 def collapse_table(collapse: pd.DataFrame, findings: Sequence[str], at_round: int, minimum: int = 1) -> Table:
-    """Coverage and NCpn of each finding at one round."""
-    names = {"n_sites": "Sites with a positive", "n_positive": "Training positives", "ncpn": "NCpn"}
+    """Coverage, alignment with the vertex (NC3) and NCpn of each finding at one round."""
+    names = {"n_sites": "Sites with a positive", "n_positive": "Training positives"}
+    if (collapse["metric"] == "nc3").any():
+        names |= {"nc1": "NC1", "nc3": "NC3 (1: on its vertex)"}
+    names |= {"ncpn": "NCpn"}
     table = Table("collapse-numbers", f"By finding, at round {at_round}", ("Finding", *names.values()))
     here = collapse[collapse["round"] == at_round]
     cells = {(r["finding"], r["metric"]): r for r in here.to_dict("records")}
@@ -105,8 +108,10 @@ def collapse_table(collapse: pd.DataFrame, findings: Sequence[str], at_round: in
             item = cells.get((finding, metric))
             if item is None or np.isnan(item["value"]):
                 row.append(table.undefined(item["reason"] if item else ""))
-            elif metric == "ncpn":
-                row.append(Cell(f"{item['value']:.3g}", f"{item['value']:.6g}"))
+            elif metric.startswith("nc"):
+                reason = str(item["reason"])
+                text = f"{item['value']:.3g}".replace("-", "−")
+                row.append(Cell(text, f"{item['value']:.6g}", "", table.mark(reason), reason))
             elif metric == "n_positive" and 0 < item["value"] < minimum:
                 row.append(table.counted(np.nan, minimum))
             else:

@@ -46,28 +46,118 @@ class Headline:
     sentences: list[str]
 
 
-def headline(data: RunTables) -> Headline:
-    """The top of the page, in numbers and words."""
-    row = data.cell(data.whole, "macro", "auc")
+def headline(data: RunTables, only: str | None = None) -> Headline:
+    """The top of the page, in numbers and words: of all sites, or of the one whose page it is."""
+    place = only or data.whole
+    row = data.cell(place, "macro", "auc")
     value = float(row["value"]) if row else float("nan")
     interval = ""
     if row and not np.isnan(row["low"]):
         interval = f"95% interval {decimal(row['low'])} to {decimal(row['high'])}"
-    what = "all test patients pooled" if data.whole == "pooled" else "mean over the sites' own test patients"
+    what = {"pooled": "all test patients pooled", "all": "mean over the sites' own test patients"}.get(place, place)
     return Headline(
         value="undefined" if np.isnan(value) else decimal(value),
         interval=interval,
-        coverage=f"over {data.n_defined(data.whole, 'auc')} of {len(data.findings)} findings",
+        coverage=f"over {data.n_defined(place, 'auc')} of {len(data.findings)} findings",
         label=f"Test macro AUC, {what}",
-        facts=_facts(data),
-        sentences=[text for text in (_meaning(value), _range_of_sites(data), _range_of_findings(data)) if text],
+        facts=_facts(data, place),
+        sentences=[text for text in _sentences(data, place, value) if text],
     )
 
 
-def _facts(data: RunTables) -> list[tuple[str, str, str]]:
+def _sentences(data: RunTables, place: str, value: float) -> list[str]:
+    own = place not in ("all", "pooled")
+    return [
+        _meaning(value),
+        "" if own else _range_of_sites(data),
+        _range_of_findings(data, place),
+        _like_guessing(data, place),
+        _at_thresholds(data, place),
+        _calibration(data, place),
+        _widest_gap(data, place),
+    ]
+
+
+def _like_guessing(data: RunTables, place: str) -> str:
+    cells = {name: data.cell(place, name, "auc") for name in data.findings}
+    below = [name for name, cell in cells.items() if cell and cell["low"] <= 0.5]
+    return f"For all we know no better than guessing: {', '.join(below)}." if below else ""
+
+
+def _at_thresholds(data: RunTables, place: str) -> str:
+    found, spared = (data.value(place, "macro", name) for name in ("sensitivity", "specificity"))
+    if np.isnan(found) or np.isnan(spared):
+        return ""
+    return (
+        f"At its thresholds it finds {found:.0%} of the images with a finding and leaves {spared:.0%} of those without "
+        "alone, averaged over findings; what other thresholds would do is below."
+    )
+
+
+def _calibration(data: RunTables, place: str) -> str:
+    error = data.value(place, "macro", "ece")
+    if np.isnan(error):
+        return ""
+    return f"Scores miss the true share of images with the finding by {100 * error:.1f} percentage points on average."
+
+
+def _widest_gap(data: RunTables, place: str) -> str:
+    """The largest gap in macro AUC between groups of patients, and whether it may be chance."""
+    table = data.extra.get("fairness")
+    if table is None:
+        return ""
+    rows = table[(table["finding"] == "macro") & (table["metric"] == "auc") & (table["site"] == place)]
+    rows = rows[(rows["attribute"] != "site") & rows["gap"].notna()]
+    if rows.empty:
+        return ""
+    row = rows.sort_values("gap", kind="stable").iloc[-1]
+    worst, best = (str(row[name]).replace("=", " ", 1) for name in ("worst_group", "best_group"))
+    ends = [float(row.get(name, np.nan)) for name in ("gap_low", "gap_high")]
+    if np.isnan(ends).any():
+        doubt = "it has no interval, so how much of that is chance can't be told"
+    else:
+        doubt = f"95% interval of the gap {decimal(ends[0])} to {decimal(ends[1])}"
+        doubt += ", so it may be chance" if ends[0] <= 0 else ""
+    return (
+        f"The widest gap between groups of patients is that between {worst} ({decimal(row['worst'])}) and "
+        f"{best} ({decimal(row['best'])}): {doubt}."
+    )
+
+
+def aligned(collapse: pd.DataFrame) -> str:
+    """Which findings don't point at their vertex at one round.
+
+    Args:
+        collapse: rows of ``collapse.csv`` of that round.
+    """
+    rows = collapse[(collapse["metric"] == "nc3") & (collapse["finding"] != "all")]
+    if "site" in rows:
+        rows = rows[rows["site"].isin(["all", ""])]
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        return ""
+    off = [
+        str(name) for name, reason in zip(rows["finding"], rows["reason"], strict=True) if "does not align" in reason
+    ]
+    if not off:
+        return "Every finding's mean points at its own vertex (cosine of 0.5 or more)."
+    return f"Not aligned with their vertex (cosine below 0.5): {', '.join(off)}; {len(rows) - len(off)} others are."
+
+
+def interval_kind(run: Mapping[str, Any]) -> str:
+    """How the ends of intervals are read from the resamples."""
+    kind = ((run.get("settings") or {}).get("evaluation") or {}).get("interval", "percentile")
+    return {"percentile": "percentile", "bca": "bias-corrected and accelerated (BCa)"}.get(str(kind), str(kind))
+
+
+def _facts(data: RunTables, place: str) -> list[tuple[str, str, str]]:
     facts = []
+    if place not in ("all", "pooled") and place != data.whole:
+        everywhere = data.value(data.whole, "macro", "auc")
+        if not np.isnan(everywhere):
+            facts.append(("All sites together", decimal(everywhere), "macro AUC, all test patients"))
     mean = data.value("all", "macro", "auc")
-    if data.whole != "all" and not np.isnan(mean):
+    if place == data.whole and place != "all" and not np.isnan(mean):
         facts.append(("Mean over sites", decimal(mean), "macro AUC, every site counts the same"))
     best = data.run.get("best_round")
     if best is not None:
@@ -80,7 +170,7 @@ def _facts(data: RunTables) -> list[tuple[str, str, str]]:
                 f"highest mean macro AUC on validation{chosen}",
             )
         )
-    annotated, positive = _test_size(data)
+    annotated, positive = _test_size(data, place)
     if annotated:
         facts.append(("Test labels", f"{annotated:,}", f"known pairs of image and finding, {positive:,} positive"))
     if data.updates is not None:
@@ -103,8 +193,8 @@ def _validation_score(data: RunTables, at_round: int) -> float | None:
     return float(here.iloc[0]) if len(here) and not np.isnan(here.iloc[0]) else None
 
 
-def _test_size(data: RunTables) -> tuple[int, int]:
-    row = data.cell(data.whole, "micro", "auc")
+def _test_size(data: RunTables, place: str) -> tuple[int, int]:
+    row = data.cell(place, "micro", "auc")
     told = row is not None and row["n_positive"] == row["n_positive"]
     return (int(row["n_annotated"]), int(row["n_positive"])) if row and told else (0, 0)
 
@@ -133,8 +223,8 @@ def _range_of_sites(data: RunTables) -> str:
     )
 
 
-def _range_of_findings(data: RunTables) -> str:
-    values = {name: data.value(data.whole, name, "auc") for name in data.findings}
+def _range_of_findings(data: RunTables, place: str) -> str:
+    values = {name: data.value(place, name, "auc") for name in data.findings}
     defined = {name: value for name, value in values.items() if not np.isnan(value)}
     if len(defined) < 2:
         return ""
@@ -170,7 +260,16 @@ def threshold_sentence(run: Mapping[str, Any]) -> str:
     rule = (settings.get("evaluation") or {}).get("threshold", "")
     if rule == "half":
         return "Every finding has the threshold 0.5, so what depends on it measures calibration first."
-    how = {"youden": ", where sensitivity plus specificity is largest", "f1": ", where F1 is largest"}.get(rule, "")
+    if rule == "fixed":
+        return (
+            "Every finding has the same threshold, fixed beforehand, so what depends on it measures calibration first."
+        )
+    how = {
+        "youden": ", where sensitivity plus specificity is largest",
+        "f1": ", where F1 is largest",
+        "sensitivity": ", the highest that finds the wanted share of positives",
+        "ppv": ", the one that finds most while the wanted share of alarms is right",
+    }.get(rule, "")
     return (
         f"Each finding has its own, chosen on validation images{how}; never on the test images that are measured here. "
         "Pooled numbers have thresholds of their own, chosen on all sites' validation images."

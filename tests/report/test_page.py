@@ -372,3 +372,72 @@ def test_what_all_patients_give_from_counts_stands_with_its_bounds(own_run):
     assert "They are no confidence interval" in " ".join(text.split())
     (own_run / "federation.csv").unlink()
     assert "All sites' test patients together" not in _Page(_html(own_run)).text
+
+
+COMPARED = (
+    "model_a,model_b,site,split,group,finding,metric,value_a,value_b,difference,low,high,p,p_holm,p_delong,"
+    "n_positive,n_annotated,reason,sentence\n"
+)
+
+
+def _compared(folder: Path, first: str, second: str, n_positive: int) -> None:
+    rows = []
+    for site in ("pooled", first, second):
+        few = n_positive if site == second else 90
+        for finding in ("Mass", "macro", "micro"):
+            said = f"auc of {finding} at {site}: ours is better."
+            rows.append(
+                f"ours,run_b,{site},test,all,{finding},auc,0.81,0.71,0.1,0.05,0.15,0.01,0.02,,{few},200,,{said}\n"
+            )
+    (folder / "comparisons.csv").write_text(COMPARED + "".join(rows))
+
+
+def test_differences_stand_in_sentences_and_a_site_with_few_positives_is_left_out(own_run, tmp_path):
+    first, second = SITES[:2]
+    _compared(own_run, first, second, 3)
+    text = _Page(_html(own_run)).text
+    assert "Compared with other models" in text
+    assert f"auc of macro at {first}: ours is better." in text
+    assert f"at {second}: ours" not in text
+    assert "0.050 to 0.150" in text
+    other = Path(shutil.copytree(own_run, tmp_path / "run_b"))
+    text = _Page(write_comparison(own_run, other).read_text(encoding="utf-8")).text
+    assert f"auc of macro at {first}: ours is better." in text
+    assert f"at {second}: ours" not in text
+    mine = _Page(write_report(own_run, site=second).read_text(encoding="utf-8")).text
+    assert f"auc of macro at {second}: ours is better." in mine
+    assert f"at {first}: ours" not in mine
+
+
+def test_the_page_of_a_site_begins_with_its_own_number(own_run):
+    site = SITES[1]
+    rows = read_metrics(own_run)
+    row = rows[
+        (rows["site"] == site) & (rows["finding"] == "macro") & (rows["metric"] == "auc") & (rows["group"] == "all")
+    ]
+    html = write_report(own_run, site=site).read_text(encoding="utf-8")
+    assert f'id="headline-value">{row["value"].iloc[0]:.3f}<' in html
+    text = _Page(html).text
+    assert f"Test macro AUC, {site}" in text
+    assert "1 site," not in text
+
+
+def test_findings_off_their_vertex_are_named(own_run):
+    path = own_run / "collapse.csv"
+    last = int(pd.read_csv(path)["round"].max())
+    _change_run(own_run, best_round=last)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(f"{last},Mass,nc3,0.1,does not align with its vertex (cosine below 0.5)\n{last},Hernia,nc3,0.9,\n")
+    text = _Page(_html(own_run)).text
+    assert "Not aligned with their vertex (cosine below 0.5): Mass" in text
+    assert "NC3 (1: on its vertex)" in text
+
+
+def test_a_rule_but_the_default_and_bca_are_named(own_run):
+    run = json.loads((own_run / "run.json").read_text())
+    settings = run.get("settings") or {}
+    settings["evaluation"] = {"threshold": "fixed", "interval": "bca"}
+    _change_run(own_run, settings=settings)
+    text = _Page(_html(own_run)).text
+    assert "fixed beforehand" in text
+    assert "bias-corrected and accelerated (BCa)" in text
