@@ -26,7 +26,7 @@ from nvflare.app_common.app_event_type import AppEventType
 
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
-from nc_medfl.errors import NcMedflError, RunFailed
+from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
 from nc_medfl.federation.arguments import from_arguments
@@ -36,7 +36,7 @@ from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, si
 from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.memory import give_back
 from nc_medfl.federation.privacy import privacy_rows
-from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.roundlog import RoundLog, results_folder
 from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
@@ -75,14 +75,8 @@ class FederationController(WaitingController):
 
     def run(self) -> None:
         """The whole federation; called by FLARE."""
-        results = Path(self.get_run_dir()) / keys.RESULTS_FOLDER
-        results.mkdir(parents=True, exist_ok=True)
-        try:
+        with results_folder(self.get_run_dir()) as results:
             self._run(results)
-        except NcMedflError as error:
-            # FLARE tells a caller that the job ended, not why.
-            write_json(results / keys.SERVER_ERROR, {"kind": type(error).__name__, "message": str(error)})
-            raise
 
     def _run(self, results: Path) -> None:
         model = self.load_model()

@@ -5,16 +5,34 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nc_medfl.data.store import write_json
+from nc_medfl.errors import NcMedflError
 from nc_medfl.federation import keys
 
 ROUND_COLUMNS = ("round", "site", "split", "finding", "metric", "value", "n_positive", "n_annotated", "reason")
 COLLAPSE_COLUMNS = ("round", "finding", "metric", "value", "reason")
 PRIVACY_COLUMNS = ("round", "site", "quantity", "value", "reason")
 UPDATE_COLUMNS = ("round", "site", "outcome", "reason", "n_samples", "bytes_down", "bytes_up", "precision")
+
+
+@contextmanager
+def results_folder(run_folder: str) -> Iterator[Path]:
+    """The folder of what the server writes of a job, made if it is missing.
+
+    An error of ours that ends the job is written there first: FLARE tells a caller that it ended, not why.
+    """
+    folder = Path(run_folder) / keys.RESULTS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except NcMedflError as error:
+        write_json(folder / keys.SERVER_ERROR, {"kind": type(error).__name__, "message": str(error)})
+        raise
 
 
 class RoundLog:

@@ -13,11 +13,11 @@ from nvflare.fuel.utils import fobs
 
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
-from nc_medfl.errors import NcMedflError, RunFailed
+from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.exchange import Exchange, WaitingController, site_of
-from nc_medfl.federation.roundlog import RoundLog
+from nc_medfl.federation.roundlog import RoundLog, results_folder
 
 
 class QuestionController(WaitingController):
@@ -57,14 +57,8 @@ class QuestionController(WaitingController):
 
     def run(self) -> None:
         """The whole job; called by FLARE."""
-        results = Path(self.get_run_dir()) / keys.RESULTS_FOLDER
-        results.mkdir(parents=True, exist_ok=True)
-        try:
+        with results_folder(self.get_run_dir()) as results:
             self._run(results)
-        except NcMedflError as error:
-            # FLARE tells a caller that the job ended, not why.
-            write_json(results / keys.SERVER_ERROR, {"kind": type(error).__name__, "message": str(error)})
-            raise
 
     def _run(self, results: Path) -> None:
         job = from_arguments(self.settings)
