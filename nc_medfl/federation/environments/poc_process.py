@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,35 @@ def main(spec_file: str) -> None:
         port = free_port()
         _prepare(folder, sites, port)
         server = _start(folder, SERVER, spec["environment"])
-        for name in sites:
-            _start(folder, name, spec["environment"])
+
+        def lives() -> bool:
+            return server.poll() is None and not poc_folder.is_orphan(folder)
+
+        if not _listens(port, lives):
+            return
+        clients = {name: _start(folder, name, spec["environment"]) for name in sites}
         poc_folder.announce(folder, list(sites), port)
-        while server.poll() is None and not poc_folder.is_orphan(folder):
+        while lives():
             time.sleep(_PERIOD)
+            for name, client in clients.items():
+                if client.poll() is not None:  # as FLARE's start.sh does: on a slow machine one may fail to log in
+                    clients[name] = _start(folder, name, spec["environment"])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop(family(os.getpid())[:-1], grace=2.0)
+
+
+def _listens(port: int, lives: Callable[[], bool]) -> bool:
+    """Wait until something listens at a port of this machine; False if the server ends before it does.
+
+    FLARE's clients try for some seconds only, which may not do where they and the server start on a few busy cores.
+    """
+    while lives():
+        with socket.socket() as probe:
+            if probe.connect_ex(("localhost", port)) == 0:
+                return True
+        time.sleep(_PERIOD)
+    return False
 
 
 def free_port() -> int:
