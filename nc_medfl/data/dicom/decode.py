@@ -38,7 +38,11 @@ _LOSSLESS_OF_CODEC = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57
 _END = b"\xff\xd9"
 #: Bytes that no decoder takes for nothing: a mix of ones and zeros without a marker.
 _MORE = bytes(range(1, 128)) * 8
+#: The same for JPEG-LS, whose codes are runs of zeros ended by a one: short ones.
+_MORE_JPEG_LS = b"\x55"
 _JPEG2000_START = b"\xff\x4f\xff\x51"
+#: Marker of a tile-part, and the length of its segment.
+_TILE = b"\xff\x90\x00\x0a"
 _ITEM = b"\xfe\xff\x00\xe0"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
@@ -76,8 +80,8 @@ def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0
         Rejected: ``truncated`` or ``undecodable``.
     """
     bits = integer(dataset, "BitsAllocated")
-    if bits not in (8, 16, 32):
-        raise Rejected("undecodable", "BitsAllocated is not 8, 16 or 32")
+    if bits not in (1, 8, 16, 32):
+        raise Rejected("undecodable", "BitsAllocated is not 1, 8, 16 or 32")
     # What the pixel data are decides, where a writer compressed them and forgot to say so.
     wrapped = bool(dataset.PixelData[:4] == _ITEM and getattr(dataset["PixelData"], "is_undefined_length", False))
     if transfer_syntax in NATIVE and not wrapped:
@@ -98,15 +102,19 @@ def decode_frame(dataset: Any, transfer_syntax: str, *, jpeg2000_reduce: int = 0
 
 def _native(raw: bytes, dataset: Any, transfer_syntax: str, bits: int) -> Stored:
     rows, cols = _shape(dataset)
-    length = rows * cols * bits // 8
+    length = -(-rows * cols * bits // 8)
     if len(raw) < length:
         raise Rejected("truncated", "pixel data shorter than Rows x Columns")
     big = transfer_syntax == BIG_ENDIAN
-    if big and bits == 8 and dataset["PixelData"].VR == "OW":
+    if big and bits <= 8 and dataset["PixelData"].VR == "OW":
         # Bytes in 16-bit words come swapped (PS3.5 section 8.2 and annex A.3).
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
     if len(raw) < length:
         raise Rejected("truncated", "pixel data shorter than Rows x Columns")
+    if bits == 1:
+        # The first pixel is the lowest bit of the first byte (PS3.5 section 8.1.1).
+        packed = np.frombuffer(raw[:length], dtype=np.uint8)
+        return np.unpackbits(packed, count=rows * cols, bitorder="little").reshape(rows, cols)
     array = np.frombuffer(raw[:length], dtype=f"{'>' if big else '<'}u{bits // 8}")
     return array.reshape(rows, cols)
 
@@ -161,7 +169,22 @@ def _check_frame(frame: bytes, dataset: Any) -> tuple[Codec, int]:
         raise Rejected("undecodable", "the compressed frame has another size than Rows x Columns")
     if components != 1:
         raise Rejected("undecodable", "the compressed frame has several components")
+    if codec == "jpeg2000" and _lacks_tiles(frame, end):
+        raise Rejected("truncated", "a tile of the compressed frame ends early")
     return codec, precision
+
+
+def _lacks_tiles(frame: bytes, end: int) -> bool:
+    """Whether a tile-part of JPEG 2000 claims bytes behind the end marker (SOT: ISO/IEC 15444-1 A.4.2)."""
+    at = frame.find(_TILE, frame.find(_JPEG2000_START))
+    while at >= 0 and frame[at : at + 4] == _TILE:
+        length = int.from_bytes(frame[at + 6 : at + 10], "big")
+        if at + length > end:
+            return True
+        if length < 12:  # 0: up to the end
+            return False
+        at += length
+    return False
 
 
 def _jpeg2000_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
@@ -238,7 +261,23 @@ def _run_codec(codec: Codec, frame: bytes, precision: int, dataset: Any) -> Stor
         if codec in ("jpeg", "jpeg_lossless") and _ran_out(array, frame, precision, decoder):
             raise Rejected("truncated", "the compressed frame ends before its last pixel")
         return array
+    if codec == "jpeg_ls" and _wants_more(frame, dataset):
+        raise Rejected("truncated", "the compressed frame ends before its last pixel")
     raise Rejected("undecodable", f"the {codec} decoder refused it") from failure
+
+
+def _wants_more(frame: bytes, dataset: Any) -> bool:
+    """Whether a JPEG-LS frame that was refused is decoded to its last pixel with bytes put before its end marker.
+
+    The decoder then has bytes left, and says so: that is how one that ended early is told from a damaged one.
+    """
+    rows, cols = _shape(dataset)
+    end = frame.rfind(_END)
+    try:
+        imagecodecs.jpegls_decode(frame[:end] + _MORE_JPEG_LS * (4 * rows * cols) + frame[end:])
+    except Exception as error:
+        return "still contains encoded data" in str(error)
+    return True
 
 
 def _ran_out(array: Stored, frame: bytes, precision: int, decoder: Callable[[bytes], Stored]) -> bool:
@@ -267,6 +306,13 @@ def _shape(dataset: Any) -> tuple[int, int]:
     return integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
 
 
+def _clipped(array: Stored, stored: int, allocated: int, *, signed: bool) -> Stored:
+    """Values within BitsStored; two's complement patterns that a codec took for unsigned stay as they are."""
+    if not signed:
+        return np.clip(array, 0, 2**stored - 1).astype(np.uint32 if allocated == 32 else np.uint16)
+    return np.clip(array, -(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if array.dtype.kind == "i" else array
+
+
 def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bool) -> Decoded:
     """Keep BitsStored bits ending at HighBit and extend the sign (PS3.5 section 8.1.1).
 
@@ -280,9 +326,11 @@ def _stored_bits(array: Stored, dataset: Any, precision: int | None, *, clip: bo
     if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
         raise Rejected("undecodable", "BitsStored and HighBit don't fit BitsAllocated")
     signed = integer(dataset, "PixelRepresentation") == 1
-    bits, shift = (stored, high + 1 - stored) if precision is None else (min(stored, precision), 0)
-    if clip and not signed:
-        return Decoded(np.clip(array, 0, 2**stored - 1).astype(np.uint32 if allocated == 32 else np.uint16))
+    # A codec of fewer bits than HighBit was given the values, else the cells that they stand in.
+    whole = precision is None or precision > high
+    bits, shift = (stored, high + 1 - stored) if whole else (min(stored, precision or stored), 0)
+    if clip and not shift:
+        array = _clipped(array, stored, allocated, signed=signed)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     full = 8 * array.dtype.itemsize
     pattern: npt.NDArray[Any] = array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array

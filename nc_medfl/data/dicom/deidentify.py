@@ -10,6 +10,8 @@ import re
 from datetime import date
 from typing import Any
 
+from pydicom.multival import MultiValue
+
 from nc_medfl.data.dicom.identifier import patient_id_of
 from nc_medfl.data.radiograph import Identity
 
@@ -54,6 +56,29 @@ def numbers(dataset: Any, keyword: str) -> list[float]:
     except (TypeError, ValueError, OverflowError):
         return []
     return out if all(math.isfinite(v) for v in out) else []
+
+
+def each_number(dataset: Any, keyword: str) -> list[float]:
+    """An element's values as floats, NaN in the place of each that isn't a finite number."""
+    found = numbers(dataset, keyword)
+    if found:
+        return found
+    try:
+        # As it stands in the file: pydicom gives all values of an element or none.
+        raw = dataset.get_item(keyword).value
+    except Exception:
+        return []
+    if isinstance(raw, bytes):
+        raw = raw.decode("latin-1").split("\\")
+    return [_number(part) for part in (raw if isinstance(raw, (list, tuple, MultiValue)) else [])]
+
+
+def _number(term: Any) -> float:
+    try:
+        found = float(term.strip(" \0") if isinstance(term, str) else term)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return found if math.isfinite(found) else math.nan
 
 
 def integer(dataset: Any, keyword: str) -> int | None:

@@ -6,6 +6,7 @@ cost is one table look-up a pixel. The order follows PS3.3 C.11.1, C.11.2 and PS
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nc_medfl.data.dicom.deidentify import integer, numbers, text, value
+from nc_medfl.data.dicom.deidentify import each_number, integer, numbers, text, value
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.picture import MAX_LEVELS, Picture, counts_of, extremes
 
@@ -165,10 +166,11 @@ def read_lut(item: Any, little_endian: bool, *, signed_input: bool) -> Lut | Non
 
 def _lut_data(raw: Any, entries: int, little_endian: bool) -> Floats | None:
     if isinstance(raw, bytes):
-        wide = len(raw) >= 2 * entries
-        kind = ("<u2" if little_endian else ">u2") if wide else "u1"
-        usable = len(raw) - len(raw) % 2 if wide else len(raw)
-        return np.frombuffer(raw[:usable], dtype=kind).astype(np.float64)
+        words = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<u2" if little_endian else ">u2")
+        if len(raw) >= 2 * entries:
+            return words.astype(np.float64)
+        # Two entries a word, the first in its lower byte; an odd last byte stands alone.
+        return np.frombuffer(words.astype("<u2").tobytes() + raw[len(words) * 2 :], dtype="u1").astype(np.float64)
     try:
         data = np.atleast_1d(np.asarray(raw, dtype=np.float64))
     except (TypeError, ValueError):
@@ -239,8 +241,8 @@ def _voi_of_header(units: Floats, dataset: Any, notes: list[str]) -> tuple[Float
     if function not in _FUNCTIONS:
         notes.append("unknown VOI LUT function, taken as LINEAR")
         function = "LINEAR"
-    for center, width in zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False):
-        if width >= 1 or (width > 0 and function != "LINEAR"):
+    for center, width in zip(each_number(dataset, "WindowCenter"), each_number(dataset, "WindowWidth"), strict=False):
+        if math.isfinite(center) and (width >= 1 or (width > 0 and function != "LINEAR")):
             return window(units, center, width, function), f"window:{function}"
     return None, ""
 
@@ -279,10 +281,17 @@ def _is_padding(levels: Floats, dataset: Any) -> npt.NDArray[np.bool_]:
 
 
 def _as_stored(padding: int, dataset: Any) -> int:
-    """The padding value as pixels are kept: BitsStored bits, signed or not."""
+    """The padding value as pixels are kept, whichever of US and SS it was written as.
+
+    One that BitsStored bits don't hold is none of the pixels', and is left as it is.
+    """
+    pattern = padding % 2**16 if -(2**15) <= padding < 2**16 else padding
+    if not _signed(dataset):
+        return pattern
     bits = integer(dataset, "BitsStored") or 16
-    pattern: int = padding % (1 << bits)
-    return pattern - (1 << bits) if _signed(dataset) and pattern >= 1 << (bits - 1) else pattern
+    if bits < 16 and 2 ** (bits - 1) <= pattern < 2**bits:  # two's complement of BitsStored bits
+        return pattern - 2**bits
+    return pattern - 2**16 if 2**15 <= pattern < 2**16 else pattern
 
 
 def _signed(dataset: Any) -> bool:

@@ -23,12 +23,12 @@ from nc_medfl.data.dicom.reader import (
     DEFAULT_POLICY,
     MAX_BYTES,
     Policy,
-    body_part_of,
     check_person,
     check_picture,
     check_size,
     check_wanted,
     decode,
+    is_wanted_part,
     parse,
 )
 from nc_medfl.data.radiograph import Radiograph
@@ -184,8 +184,8 @@ def _picture(dataset: Dataset) -> str:
 
 def _terms(dataset: Dataset, policy: Policy) -> str:
     modality = deidentify.modality_of(dataset) or ("other" if text(dataset, "Modality") else "empty")
-    part = body_part_of(text(dataset, "BodyPartExamined"))
-    stated = "not stated" if not part else "chest" if part in policy.body_parts else "other"
+    part = text(dataset, "BodyPartExamined")
+    stated = "not stated" if not part else "chest" if is_wanted_part(part, policy) else "other"
     view = deidentify.view_of(text(dataset, "ViewPosition")) or "not stated"
     return f"modality {modality}, body part {stated}, view {view}"
 

@@ -7,6 +7,7 @@ same outcome wherever it is judged.
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.radiograph import Facts, Radiograph
 
 #: Part of the settings hash: raise it whenever the same file gives other pixels.
-READER_VERSION = 2
+READER_VERSION = 3
 MAX_PIXELS = 2**27
 #: A file of more bytes can't be one radiograph of at most 2^27 pixels.
 MAX_BYTES = 4 * MAX_PIXELS + 2**26
@@ -38,7 +39,7 @@ _NO_BODY_PART = frozenset(
     {
         *("PA", "AP", "LAT", "LATERAL", "LL", "RL", "L", "R", "LEFT", "RIGHT", "BOTH", "BILATERAL", "FRONTAL"),
         *("OBLIQUE", "DECUBITUS", "UPRIGHT", "ERECT", "SUPINE", "STANDING", "PORTABLE", "PORT", "MOBILE"),
-        *("BEDSIDE", "ROUTINE", "VIEW", "VIEWS", "XRAY", "X", "RAY"),
+        *("BEDSIDE", "ROUTINE", "VIEW", "VIEWS", "VW", "V", "XRAY", "X", "RAY", "UNILATERAL", "CAGE"),
     }
 )
 #: A radiograph has some hundred.
@@ -68,7 +69,7 @@ class Policy:
     modalities: frozenset[str] = frozenset({"CR", "DX", "RG"})
     doubtful_modalities: frozenset[str] = frozenset({"OT", "SC", ""})
     body_parts: frozenset[str] = frozenset(
-        {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS", "TSPINE", "THORACICSPINE"}
+        {"CHEST", "THORAX", "THORACIC", "LUNG", "LUNGS", "RIB", "RIBS", "TSPINE", "THORACICSPINE"}
     )
     patient_required: bool = True
 
@@ -152,6 +153,8 @@ def parse(content: bytes) -> Dataset:
     """
     if not content:
         raise Rejected("empty_file", "the file has no bytes")
+    if content.startswith(b"DICM"):  # a mark without the 128 bytes that belong before it
+        content = content[4:]
     preamble = content[128:132] == b"DICM"
     if not preamble and content[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         packed = (
@@ -165,16 +168,29 @@ def parse(content: bytes) -> Dataset:
     except Rejected:
         raise
     except Exception as error:
+        if preamble and isinstance(error, (struct.error, EOFError)):
+            raise Rejected("truncated", "the file ends inside an element's header") from error
         raise Rejected("not_dicom", f"not readable as a data set ({type(error).__name__})") from error
     if not preamble and not dataset.file_meta and not {"SOPClassUID", "Modality", "Rows"} & _keywords(dataset):
         raise Rejected("not_dicom", "no DICM mark, and nothing that an image has")
     if _is_directory(dataset):
         raise Rejected("dicomdir", "a DICOMDIR")
-    if "PixelData" not in dataset or deidentify.value(dataset, "PixelData") is None:
-        if _can_hold_pixels(dataset) and _ends_early(dataset, content, keys):
-            raise Rejected("truncated", "the file ends before its pixel data do")
-        raise Rejected("no_pixel_data", "no Pixel Data element")
+    _check_pixel_data(dataset, content, keys)
     return dataset
+
+
+def _check_pixel_data(dataset: Dataset, content: bytes, keys: list[Any]) -> None:
+    """Make sure that there are pixel data; where there are none, tell a file cut short from one that never had any."""
+    if "PixelData" in dataset:
+        element: Any = dataset.get_item("PixelData")
+        # Where bytes were announced and none came, pydicom gives none; where none were announced, no value.
+        if element.value is None or getattr(element, "length", None) == 0:
+            raise Rejected("no_pixel_data", "an empty Pixel Data element")
+        if deidentify.value(dataset, "PixelData") is not None:
+            return
+    if _can_hold_pixels(dataset) and _ends_early(dataset, content, keys):
+        raise Rejected("truncated", "the file ends before its pixel data do")
+    raise Rejected("no_pixel_data", "no Pixel Data element")
 
 
 def check_header(dataset: Dataset, policy: Policy = DEFAULT_POLICY) -> str:
@@ -220,18 +236,20 @@ def check_wanted(dataset: Dataset, policy: Policy) -> None:
     modality = text(dataset, "Modality").upper()
     if modality not in policy.modalities | policy.doubtful_modalities:
         raise Rejected("modality", "the modality is not a radiograph's")
-    part = body_part_of(text(dataset, "BodyPartExamined"))
-    if part and part not in policy.body_parts:
+    part = text(dataset, "BodyPartExamined")
+    if part and not is_wanted_part(part, policy):
         raise Rejected("body_part", "the stated body part is not the chest")
     if not part and modality in policy.doubtful_modalities:
         raise Rejected("body_part", "this modality needs a stated chest body part")
 
 
-def body_part_of(term: str) -> str:
-    """A body part in capitals without marks, and without words of view, side and technique: ``CHEST PA`` is CHEST."""
-    words = re.findall(r"[A-Z]+", term.upper())
-    telling = [word for word in words if word not in _NO_BODY_PART]
-    return "".join(telling or words) or term.strip()
+def is_wanted_part(term: str, policy: Policy) -> bool:
+    """Whether a body part is one of the policy's, whatever words of view, side and technique stand beside it.
+
+    ``CHEST PA`` and ``CHEST/RIBS`` are, ``T-SPINE`` is by its words together, ``CHEST ABDOMEN`` is not.
+    """
+    words = [word for word in re.findall(r"[A-Z]+", term.upper()) if word not in _NO_BODY_PART]
+    return bool(words) and ("".join(words) in policy.body_parts or policy.body_parts.issuperset(words))
 
 
 def check_size(dataset: Dataset, policy: Policy) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from nc_medfl.data.dicom import Rejected
 from nc_medfl.data.dicom.display import read_lut, to_display, window
@@ -65,6 +67,19 @@ def test_the_first_usable_window_is_taken(ramp):
     # c = 500, w = 1000: y = (x - 499.5) / 999 + 0.5 = x / 999.
     np.testing.assert_allclose(display.pixels[0], np.arange(1000) / 999, atol=1e-6)
     assert display.voi_source == "window:LINEAR"
+
+
+@pytest.mark.parametrize(
+    ("centers", "widths"), [(b"x\\500", b"9\\1000"), (b"1\\500", b"\\1000"), (b"nan\\500 ", b"9\\1000")]
+)
+def test_a_window_that_is_no_number_leaves_the_next_one_usable(ramp, centers, widths):
+    # As the bytes of a file hold it: pydicom can't convert such an element as a whole.
+    dataset = header()
+    for keyword, raw in (("WindowCenter", centers), ("WindowWidth", widths)):
+        tag = Tag(keyword)
+        dataset._dict[tag] = RawDataElement(tag, "DS", len(raw), raw, 0, False, True)
+    display = to_display(ramp, dataset, inverted=False)
+    np.testing.assert_allclose(display.pixels[0], np.arange(1000) / 999, atol=1e-6)
 
 
 def test_negative_slope_turns_values_not_polarity(ramp):
@@ -152,6 +167,45 @@ def test_signed_padding_is_compared_as_signed():
     dataset = header(PixelRepresentation=1, WindowCenter="0", WindowWidth="5000")
     dataset.add_new("PixelPaddingValue", "US", 65536 - 2000)
     assert (to_display(stored, dataset, inverted=True).pixels[:5] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("signed", "vr", "value", "left_out"),
+    [
+        # Twelve bits stored; the lowest value that they hold is -2048 or 0.
+        (True, "SS", -2048, True),
+        (True, "US", 65536 - 2048, True),
+        (True, "US", 2048, True),  # -2048 as a pattern of twelve bits
+        (True, "SS", -32768, False),
+        (False, "US", 0, True),
+        (False, "US", 65535, False),
+        (False, "SS", -2000, False),
+    ],
+)
+def test_padding_that_the_stored_bits_cannot_hold_is_no_pixels_value(signed, vr, value, left_out):
+    levels = np.arange(-2048, 2048, dtype=np.int16) if signed else np.arange(4096, dtype=np.uint16)
+    dataset = header(BitsStored=12, PixelRepresentation=int(signed))
+    dataset.add_new("PixelPaddingValue", vr, value)
+    display = to_display(np.tile(levels, (8, 1)), dataset, inverted=True)
+    # Inverted, the lowest value is white, unless it is padding.
+    assert display.pixels[0, 0] == (0 if left_out else 1)
+    assert ("pixel padding left out" in display.notes) == left_out
+    assert display.pixels[0, -1] == 0
+
+
+@pytest.mark.parametrize("little_endian", [True, False])
+@pytest.mark.parametrize("entries", [6, 7])
+def test_eight_bit_entries_come_two_a_word_the_first_in_its_lower_byte(little_endian, entries):
+    # PS3.3 C.11.1.1.1; a word's bytes are in the file's order.
+    values = [0, 50, 100, 150, 200, 250, 255][:entries]
+    padded = bytes([*values, 0][: entries + entries % 2])
+    raw = padded if little_endian else b"".join(padded[n : n + 2][::-1] for n in range(0, len(padded), 2))
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [entries, 0, 8])
+    item.add_new("LUTData", "OW", raw)
+    lut = read_lut(item, little_endian, signed_input=False)
+    assert lut is not None
+    np.testing.assert_array_equal(lut(np.arange(entries, dtype=float)), values)
 
 
 def test_thirty_two_bits_need_no_table_of_all_values():
