@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+#: Of the processor, for one file: what others do with it meanwhile is no hang.
 SECONDS = 10
+#: By the clock, for one that waits instead of working.
+PATIENCE = 120
 #: Address space of the child, far above what it needs and far below what a hospital's machine has.
 ADDRESS_SPACE = 6 * 2**30
+_OUT_OF_TIME = (-signal.SIGALRM, -signal.SIGPROF)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Case:
         mutations: their names.
         outcome: of the closed list, or ``crash`` or ``hang``.
         decisions: as explained.
-        seconds: to judge it.
+        seconds: of the processor, to judge it.
         peak: resident bytes at most, and before.
         size: bytes of the file.
     """
@@ -82,7 +86,7 @@ def judge(jobs: Sequence[tuple[str, int]]) -> Iterator[Case]:
             return
         if begun is None:
             raise RuntimeError(f"the child died between files (status {status}): {complaint[-2000:]}")
-        yield _case({**begun, "outcome": "hang" if status == -signal.SIGALRM else f"crash {status}"})
+        yield _case({**begun, "outcome": "hang" if status in _OUT_OF_TIME else f"crash {status}"})
         left = left[done + 1 :]
 
 
@@ -101,7 +105,8 @@ def _child() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also one that is busy in a decoder
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)  # ends the process, also one that is busy in a decoder
     seeds: dict[str, bytes] = {}
     for file, seed in json.load(sys.stdin):
         if file not in seeds:
@@ -110,11 +115,13 @@ def _child() -> None:
         told: dict[str, Any] = {"seed_file": file, "seed": seed, "mutations": mutations, "size": len(content)}
         print(json.dumps(told), flush=True)
         before = _reset_peak()
-        signal.alarm(SECONDS)
-        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(PATIENCE)
+        start = time.process_time()
         explanation = explain_bytes(content)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         result = explanation.to_json("")
         told |= {"outcome": explanation.outcome, "decisions": explanation.decisions, "seconds": seconds}
         told |= {"mean": result.get("mean"), "peak": (_status("VmHWM"), before)}

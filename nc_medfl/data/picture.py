@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from nc_medfl.data.resize import fit_square, fitted_box, shrink
+from nc_medfl.data.resize import fit_square, fitted_box, shrink, shrink_levels
 
 #: Levels up to which they are kept in a table by their value.
 MAX_LEVELS = 2**17
@@ -69,19 +69,16 @@ class Picture:
         bounds = self._linear_part()
         if bounds is None or not self.smooth or height > rows or width > cols or self.stored.dtype not in _AVERAGED:
             return fit_square(self.display(), size, aspect)
-        stored = self.stored
-        if bounds != (self.first, self.first + len(self.table) - 1):
-            # What lies outside shows no more than the ends, so it must not weigh more.
-            stored = np.clip(stored, *bounds)
+        # What lies outside of the bounds shows no more than they do, so it must not weigh more.
         square = np.zeros((size, size), dtype=np.uint8)
         inside = square[top : top + height, left : left + width]
         if np.abs(np.diff(self.table)).max(initial=0.0) > _STEEP:
-            small = shrink(stored.astype(np.float32), height, width)
+            small = shrink(np.clip(self.stored, *bounds).astype(np.float32), height, width)
             levels = np.arange(len(self.table), dtype=np.float64) + self.first
             inside[:] = np.rint(np.interp(small, levels, self.table) * 255.0)
         else:
             grey = np.rint(_by_value(self.table, self.first) * 255.0).astype(np.uint8)
-            inside[:] = np.take(grey, shrink(stored, height, width), mode="wrap")
+            inside[:] = np.take(grey, shrink_levels(self.stored, height, width, *bounds), mode="wrap")
         return square, box
 
     def _linear_part(self) -> tuple[int, int] | None:

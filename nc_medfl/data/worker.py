@@ -5,11 +5,12 @@ Imports neither torch nor monai, since every worker pays for it in time and memo
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,14 +22,13 @@ import pydicom
 
 from nc_medfl.data.arrays import write_array
 from nc_medfl.data.dicom.quarantine import Outcome, Rejected
-from nc_medfl.data.dicom.reader import WhenDecoded
 from nc_medfl.data.engine import begin_worker, stopping
 from nc_medfl.data.inputs.content import content_of, digest_of
 from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.read import read_content
 from nc_medfl.data.memory import keep_freed_blocks
 from nc_medfl.data.private import FOLDER, UNREADABLE, WORK, open_private, write_private
-from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
+from nc_medfl.data.radiograph import Facts, Identity, Radiograph
 from nc_medfl.errors import UserError
 
 _HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
@@ -85,6 +85,8 @@ def initialise() -> None:
 def settle() -> None:
     """Prepare a process for reading: one thread, no chatter (pydicom's remarks quote headers)."""
     keep_freed_blocks()
+    # What was imported stays; each collection would look through all of it.
+    gc.freeze()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -130,10 +132,8 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         content = content_of(file)
         # Beside decoding, not before it: both leave Python alone for most of their time.
         hashed = _HASHING.submit(lambda: hashlib.sha256(content).hexdigest())
-        # So are the decoded values, from when they are there.
-        begun: list[Future[str]] = []
         try:
-            radiograph = _read(batch, content, lambda stored: begun.append(_HASHING.submit(pixel_hash, stored)))
+            radiograph = _read(batch, content)
         finally:
             digest = hashed.result()
     except Rejected as rejected:
@@ -150,7 +150,7 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         "; ".join(radiograph.notes),
         batch.chunk.name,
         row,
-        begun[0].result() if begun else radiograph.pixel_sha256,
+        radiograph.pixel_sha256,
         ",".join(map(str, box)),
         radiograph.facts,
         radiograph.identity,
@@ -169,10 +169,10 @@ def _unreadable(file: SourceFile, batch: Batch, error: OSError) -> UserError:
     )
 
 
-def _read(batch: Batch, content: bytes, when_decoded: WhenDecoded) -> Radiograph:
+def _read(batch: Batch, content: bytes) -> Radiograph:
     """Read a file so that whatever is wrong with it is one of the outcomes."""
     try:
-        return read_content(batch.kind, content, jpeg2000_reduce=batch.jpeg2000_reduce, when_decoded=when_decoded)
+        return read_content(batch.kind, content, jpeg2000_reduce=batch.jpeg2000_reduce)
     except (Rejected, OSError):
         raise
     except MemoryError as error:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nc_medfl.data.resize import fit_square
+from nc_medfl.data.resize import fit_square, shrink, shrink_levels
 
 
 def test_shrinking_is_the_average_over_areas():
@@ -49,3 +49,23 @@ def test_any_shape_fits(rows, cols, size, aspect):
     assert max(height, width) == size
     assert 0 <= top <= size - height
     assert 0 <= left <= size - width
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16])
+@pytest.mark.parametrize("high", [4095, 3000])
+def test_levels_are_averaged_to_the_bit_as_cv2_does_at_once(factor, high):
+    # 2,100 rows of noise: several strips, the last one short.
+    levels = np.random.default_rng(factor).integers(0, 4096, (132 * 16, 16 * 9), dtype=np.uint16)
+    height, width = levels.shape[0] // factor, levels.shape[1] // factor
+    expected = shrink(np.clip(levels, 200, high), height, width)
+    np.testing.assert_array_equal(shrink_levels(levels, height, width, 200, high), expected)
+    means = np.clip(levels, 200, high).reshape(height, factor, width, factor).mean((1, 3))
+    np.testing.assert_array_equal(expected, np.rint(means))
+
+
+@pytest.mark.parametrize(("kind", "high"), [("uint16", 65535), ("int16", 900), ("uint8", 255)])
+@pytest.mark.parametrize("side", [64, 60])
+def test_levels_of_any_kind_and_size_are_averaged(kind, high, side):
+    levels = np.random.default_rng(1).integers(0, high, (256, 256)).astype(kind)
+    expected = shrink(np.clip(levels, 9, high - 9), side, side)
+    np.testing.assert_array_equal(shrink_levels(levels, side, side, 9, high - 9), expected)

@@ -10,7 +10,6 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.uid import UID
 
 from nc_medfl.data.dicom import deidentify
-from nc_medfl.data.dicom.decode import Stored, decode_frame, is_lossy
+from nc_medfl.data.dicom.decode import decode_frame, is_lossy
 from nc_medfl.data.dicom.deidentify import integer, numbers, text
 from nc_medfl.data.dicom.display import Display, to_display
 from nc_medfl.data.dicom.identifier import patient_id_of
@@ -42,15 +41,13 @@ _NO_BODY_PART = frozenset(
         *("BEDSIDE", "ROUTINE", "VIEW", "VIEWS", "VW", "V", "XRAY", "X", "RAY", "UNILATERAL", "CAGE"),
     }
 )
+_PIXEL_DATA = 0x7FE00010
 #: A radiograph has some hundred.
 _MOST_ELEMENTS = 100_000
 #: 2^27 pixels of 16 bits, and a header.
 _MOST_INFLATED = 2 * MAX_PIXELS + 2**24
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
-
-#: What is told of decoded values.
-WhenDecoded = Callable[[Stored], object]
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,6 @@ def read_bytes(
     policy: Policy = DEFAULT_POLICY,
     *,
     jpeg2000_reduce: int = 0,
-    when_decoded: WhenDecoded | None = None,
 ) -> Radiograph:
     """As :func:`read_radiograph`, from the bytes of the file.
 
@@ -107,36 +103,30 @@ def read_bytes(
         content: of the file.
         policy: which radiographs are wanted.
         jpeg2000_reduce: resolution levels of JPEG 2000 to be left out (see :func:`decode_frame`).
-        when_decoded: called with the decoded values as soon as they are there.
     """
     with warnings.catch_warnings():
         # pydicom's warnings quote values of the header.
         warnings.simplefilter("ignore")
         dataset = parse(content)
         syntax = check_header(dataset, policy)
-        radiograph = decode(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce, when_decoded=when_decoded)
+        radiograph = decode(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
         check_person(dataset, policy)
     return radiograph
 
 
-def decode(
-    dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0, when_decoded: WhenDecoded | None = None
-) -> Radiograph:
+def decode(dataset: Dataset, syntax: str, *, jpeg2000_reduce: int = 0) -> Radiograph:
     """Decode a data set whose picture has been found fit by :func:`check_picture` and :func:`check_size`.
 
     Args:
         dataset: the header and the frame.
         syntax: transfer syntax UID.
         jpeg2000_reduce: see :func:`decode_frame`.
-        when_decoded: called with the decoded values as soon as they are there.
 
     Raises:
         Rejected: ``truncated``, ``undecodable`` or ``constant_image``.
     """
     decoded = decode_frame(dataset, syntax, jpeg2000_reduce=jpeg2000_reduce)
     stored = decoded.stored
-    if when_decoded is not None:
-        when_decoded(stored)
     inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     display = to_display(stored, dataset, inverted=inverted, span=decoded.span)
     aspect, spacing, note = physical_aspect(dataset)
@@ -163,7 +153,7 @@ def parse(content: bytes) -> Dataset:
         raise Rejected("not_dicom", "an archive; unpack it" if packed else "no DICM mark, and no data set at the start")
     _check_deflated(content)
     try:
-        dataset = read_partial(BytesIO(content), stop_when=_Patience(), force=not preamble)
+        dataset = read_partial(BytesIO(content), stop_when=_Parsing(), force=not preamble)
         keys = list(dataset.keys())
     except Rejected:
         raise
@@ -328,17 +318,24 @@ def _is_directory(dataset: Dataset) -> bool:
     return directory or "DirectoryRecordSequence" in dataset
 
 
-class _Patience:
-    """Stops the parsing of a data set of millions of elements, which would take minutes; asked at each of them."""
+class _Parsing:
+    """Where the parsing of a data set stops; asked at each element.
+
+    Behind the pixel data nothing is wanted, whatever rubbish a disk or a transfer has put there; and a data set of
+    millions of elements would take minutes.
+    """
 
     def __init__(self) -> None:
         self._met = 0
+        self._pixels = False
 
-    def __call__(self, _tag: Any, _vr: Any, _length: Any) -> bool:
+    def __call__(self, tag: Any, _vr: Any, _length: Any) -> bool:
         self._met += 1
         if self._met > _MOST_ELEMENTS:
             raise Rejected("not_dicom", f"more than {_MOST_ELEMENTS} elements")
-        return False
+        stop = self._pixels and tag > _PIXEL_DATA
+        self._pixels = self._pixels or tag == _PIXEL_DATA
+        return stop
 
 
 def _check_deflated(content: bytes) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 
 from nc_medfl.data.dicom.quarantine import Rejected
-from nc_medfl.data.dicom.reader import DEFAULT_POLICY, Policy, WhenDecoded, read_bytes
+from nc_medfl.data.dicom.reader import DEFAULT_POLICY, Policy, read_bytes
 from nc_medfl.data.inputs import pictures
 from nc_medfl.data.inputs.nifti import is_nifti, read_plane
 from nc_medfl.data.radiograph import Facts, Identity, Radiograph
@@ -21,7 +21,6 @@ def read_content(
     policy: Policy = READING_POLICY,
     *,
     jpeg2000_reduce: int = 0,
-    when_decoded: WhenDecoded | None = None,
 ) -> Radiograph:
     """Read the bytes of a file.
 
@@ -30,13 +29,12 @@ def read_content(
         content: of the file.
         policy: which radiographs are wanted.
         jpeg2000_reduce: resolution levels of JPEG 2000 in DICOM to be left out.
-        when_decoded: called with the decoded values of a DICOM file as soon as they are there.
 
     Raises:
         Rejected: with one of the closed list of outcomes.
     """
     if kind == "dicom":
-        return read_bytes(content, policy, jpeg2000_reduce=jpeg2000_reduce, when_decoded=when_decoded)
+        return read_bytes(content, policy, jpeg2000_reduce=jpeg2000_reduce)
     return read_picture(content, policy.min_side)
 
 

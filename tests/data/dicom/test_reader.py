@@ -143,6 +143,13 @@ def test_a_whole_jpeg_that_ends_in_mid_grey_is_no_truncated_one(tmp_path, make_d
     assert read_radiograph(path).pixel_sha256 == read_radiograph(make_dicom(tmp_path / "y", grey)).pixel_sha256
 
 
+@pytest.mark.parametrize("rubbish", [b"\0" * 999, b"\xff" * 3001, np.random.default_rng(0).bytes(2000)])
+@pytest.mark.parametrize("name", ["explicit little endian", "JPEG-LS"])
+def test_rubbish_behind_the_pixel_data_changes_nothing(tmp_path, make_dicom, picture, name, rubbish):
+    content = make_dicom(tmp_path / "x", picture, LOSSLESS[name]).read_bytes()
+    assert read_bytes(content + rubbish).pixel_sha256 == read_bytes(content).pixel_sha256
+
+
 def test_a_deflate_bomb_is_refused_before_it_is_inflated(tmp_path, make_dicom, picture):
     content = make_dicom(tmp_path / "x", picture, LOSSLESS["deflated"]).read_bytes()
     meta = pydicom.filereader.read_file_meta_info(tmp_path / "x")
