@@ -13,13 +13,17 @@ from nc_medfl.federation.jobs import read_job
 from tests_support import REPOSITORY
 
 SHELL = blocks("sh")
+BENCHMARK_OPTIONS = {
+    option
+    for script in (REPOSITORY / "benchmarks").rglob("*.py")
+    for option in re.findall(r"add_argument\(\s*\"(--[\w-]+)", script.read_text(encoding="utf-8"))
+}
 #: Pages that name what the example extension brings, which is not installed here.
 PLUG_IN_PAGES = ("docs/how-to/extend.md", "docs/examples/")
 #: Options of other programs that the text speaks of.
 FOREIGN_OPTIONS = {
     "--force": "nvflare provision",
     "--nthreads": "dask worker",
-    **dict.fromkeys(("--folder-files", "--csv"), "benchmarks"),
     **dict.fromkeys(("--platform", "--python-version", "--only-binary"), "pip"),
     **dict.fromkeys(("--build-arg", "--userns"), "podman"),
 }
@@ -41,7 +45,7 @@ def test_the_command_line_takes_every_command_of_a_block(block: Block) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_option_that_the_text_names_exists(page: Path) -> None:
-    known = all_options() | set(FOREIGN_OPTIONS)
+    known = all_options() | set(FOREIGN_OPTIONS) | BENCHMARK_OPTIONS
     for code in re.findall(r"`([^`]+)`", prose(page)):
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
             assert option in known, f"`{code}`: no command has {option}"
