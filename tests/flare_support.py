@@ -42,7 +42,7 @@ class Place:
         environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         self.shell = Shell(folder, environment)
 
-    def nc_medfl(self, arguments: str, code: int = 0, timeout: float = 900) -> str:
+    def nc_medfl(self, arguments: str, code: int = 0, timeout: float = 1500) -> str:
         """Run the command as a user does; give what it says on stderr, and check how it ends."""
         got, said = self.shell.run(f"nc-medfl {arguments}", timeout)
         assert got == code, f"nc-medfl {arguments}\n{said[-3000:]}"
@@ -91,7 +91,7 @@ class Background:
         """Its output so far."""
         return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
 
-    def wait_for(self, text: str, seconds: float = 600) -> None:
+    def wait_for(self, text: str, seconds: float = 1500) -> None:
         """Wait until it says something."""
         assert wait_until(lambda: text in self.said(), seconds), self.said()[-3000:]
 
@@ -99,7 +99,7 @@ class Background:
         """Send it a signal."""
         assert self._place.shell.run(f"kill -{name} {self.pid}")[0] == 0
 
-    def end(self, timeout: float = 900) -> int:
+    def end(self, timeout: float = 1500) -> int:
         """Its exit code, once it has ended."""
         return self._place.shell.run(f"wait {self.pid}", timeout)[0]
 
