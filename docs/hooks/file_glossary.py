@@ -58,6 +58,7 @@ COLUMNS: dict[str, str] = {
     "p_delong": "the same by DeLong's test, of the AUC",
     "p_holm": "`p` corrected over the findings of a site and metric",
     "partition": "name in the matrix",
+    "precision": "number format and memory layout that training ran in",
     "ppv": "share of alarms that are right",
     "quantity": "what is measured ([list](../explanation/privacy.md#the-account))",
     "reason": "why a value is empty, or what to keep in mind",

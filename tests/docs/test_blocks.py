@@ -28,7 +28,7 @@ COMMANDS_NOT_RUN = {
     r"--env poc|^stop poc": "tests/integration/test_poc.py",
     r"^demo ": "tests/integration/test_demo.py",
     r"^run jobs/label_statistics|^run jobs/evaluate_cxr": "their federations are run in tests/federation",
-    r"^run jobs/fedavg_cxr|loss\.margin=0\.2": "as jobs/fednca_cxr but for settings, which test_commands reads",
+    r"^run jobs/fedavg_cxr|^run .*loss\.margin=0\.2": "as jobs/fednca_cxr but for settings, which test_commands reads",
     r"^site init KIT|^check --kit KIT": "tests/integration/test_deploy.py",
     r"^run federation/jobs": "as jobs/fednca_cxr; the job comes from the wheel, which a test builds and installs",
     r"completion": "it writes into the shell's own files, or prints what the shell reads",
