@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +111,9 @@ def _decoded(path: Path, size: int, cache: Path) -> tuple[ClassPictures, str]:
     if not (folder / "rest.npz").is_file():
         source = read_class_pictures(path, size)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "pictures.npy", lambda stream: np.save(stream, source.pictures))
+        write_whole(folder / "pictures.npy", lambda stream: np.save(stream, source.pictures))
         rest: dict[str, Any] = {"classes": source.classes, "names": np.array(source.names), "given": source.given}
-        _write(folder / "rest.npz", lambda stream: np.savez(stream, **rest))
+        write_whole(folder / "rest.npz", lambda stream: np.savez(stream, **rest))
     pictures = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
     with np.load(folder / "rest.npz", allow_pickle=False) as known:
         names = tuple(str(name) for name in known["names"])
@@ -124,14 +125,14 @@ def decoded_once(file: Path, decode: Callable[[], npt.NDArray[np.uint8]]) -> npt
     if not file.is_file():
         array = decode()
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, lambda stream: np.save(stream, array))
+        write_whole(file, lambda stream: np.save(stream, array))
     kept: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
     return kept
 
 
-def _write(path: Path, save: Callable[[Any], None]) -> None:
-    """Write a file whole or not at all; several processes may do so at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_whole(path: Path, save: Callable[[Any], None]) -> None:
+    """Write a file whole or not at all; runs side by side may do so at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with temporary.open("wb") as stream:
         save(stream)
     temporary.replace(path)

@@ -75,7 +75,7 @@ def vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path:
     path = folder / hashlib.sha256(content).hexdigest()[:12] / VOCABULARY
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        write_atomic(path, content)
+        pools.write_whole(path, lambda stream: stream.write(content))
     return path
 
 

@@ -107,3 +107,4 @@ def test_settings_without_a_name_are_a_users_mistake(study: Path, tmp_path: Path
     result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, UserError)
     assert "a list holds names only" in str(result.exception)
+    assert "given" not in str(result.exception)  # the file itself is no help

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from nc_medfl.benchmark.datasets import extent_of, make_pool
 from nc_medfl.benchmark.drawn import hospitals_of
 from nc_medfl.benchmark.matrix import MedMnistData, SyntheticData, VocData
+from nc_medfl.benchmark.single import vocabulary_file
 from nc_medfl.benchmark.voc import fitted
 from nc_medfl.errors import UserError
 
@@ -140,3 +143,16 @@ def test_synthetic_hospitals_are_the_sites_and_are_drawn_once(tmp_path: Path) ->
     np.testing.assert_array_equal(again.images, pool.images)
     assert store.stat().st_mtime_ns == written
     assert again.fingerprint == pool.fingerprint != make_pool(data, 2, tmp_path).fingerprint
+
+
+def test_runs_side_by_side_may_write_the_same_vocabulary(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def write(_: int) -> list[str]:
+        start.wait()
+        return [vocabulary_file(tmp_path, "made", (f"a{n}", "b")).read_text() for n in range(30)]
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(write, range(8)))
+    assert all(text == texts[0] for text in texts)
+    assert not list(tmp_path.rglob(".*"))
