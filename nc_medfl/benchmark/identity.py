@@ -10,9 +10,8 @@ from typing import Any
 from nc_medfl.benchmark import pools
 from nc_medfl.benchmark.datasets import blake, source_print
 from nc_medfl.benchmark.matrix import Matrix, PartitionSpec, RunKey, job_of, regime_of
-from nc_medfl.config import JobSettings
+from nc_medfl.config import JobSettings, with_later_keys
 from nc_medfl.errors import UserError
-from nc_medfl.presets import merged
 
 
 def settings_of(
@@ -51,6 +50,5 @@ def with_new_keys(settings: Any) -> Any:
     """A run's settings as it wrote them, and those that the package has got since at their defaults, as they were."""
     if not isinstance(settings, dict) or not isinstance(settings.get("job"), dict):
         return settings
-    plain = JobSettings.model_construct().model_dump(mode="json")
     dealt = {**PartitionSpec().model_dump(mode="json"), **settings.get("partition", {})}
-    return {**settings, "job": merged(plain, settings["job"]), "partition": dealt}
+    return {**settings, "job": with_later_keys(settings["job"]), "partition": dealt}

@@ -22,6 +22,7 @@ from nc_medfl.config.job import (
     NetworkSettings,
     ReleaseSettings,
     TrainingSettings,
+    with_later_keys,
 )
 from nc_medfl.config.site import (
     PrivacySettings,
@@ -50,4 +51,5 @@ __all__ = [
     "load_site_config",
     "read_job_file",
     "save_site_config",
+    "with_later_keys",
 ]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from nc_medfl.config.site import SiteName
 from nc_medfl.errors import UserError
 from nc_medfl.names import BackboneName, MethodName
-from nc_medfl.presets import with_presets
+from nc_medfl.presets import merged, with_presets
 from nc_medfl.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -31,6 +31,7 @@ class NetworkSettings(Settings):
     feature_dim: int | None = Field(default=None, ge=1)
     num_heads: int = Field(default=4, ge=1)
     queries: Literal["fixed", "learned", "from_frame", "mlp"] = "fixed"
+    query_length: Literal["unit", "sqrt_dim"] = "unit"
     position_code: bool = False
     normalise_features: bool = False
     frame_seed: int | None = Field(default=None, ge=0)
@@ -96,6 +97,8 @@ class TrainingSettings(Settings):
         normalisation: ``imagenet`` subtracts ImageNet's statistics, ``unit`` leaves images in [0, 1];
             ``auto`` takes ``imagenet`` where ``network.init_weights`` is given.
         optimizer: ``adamw``, or ``sgd`` (plain, without momentum; ``betas`` and ``eps`` have no effect then).
+        lr_schedule: ``constant``, or ``cosine``: the rate falls over the rounds to nearly nothing in the last one.
+        warmup_rounds: over so many first rounds the rate rises to ``lr``.
         keep_optimizer: each site keeps the optimiser's moments on its own disk from one round to the next; else every
             round starts with fresh ones.
     """
@@ -104,6 +107,8 @@ class TrainingSettings(Settings):
     batch_size: int = Field(default=32, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    warmup_rounds: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-8, gt=0)
@@ -117,11 +122,15 @@ class TrainingSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _older_name(cls, given: Any) -> Any:
-        # Model files and run folders of earlier versions say amp: true or false.
-        if isinstance(given, Mapping) and isinstance(given.get("amp"), bool) and "precision" not in given:
-            rest = {name: value for name, value in given.items() if name != "amp"}
-            return {**rest, "precision": "mixed" if given["amp"] else "float32"}
-        return given
+        return _renamed(given)
+
+
+def _renamed(training: Any) -> Any:
+    """Model files and run folders of earlier versions say amp: true or false."""
+    if isinstance(training, Mapping) and isinstance(training.get("amp"), bool) and "precision" not in training:
+        rest = {name: value for name, value in training.items() if name != "amp"}
+        return {**rest, "precision": "mixed" if training["amp"] else "float32"}
+    return training
 
 
 class AggregationSettings(Settings):
@@ -319,3 +328,16 @@ class JobSettings(Settings):
                 "training": self.training.model_copy(update={"normalisation": normalisation}),
             }
         )
+
+
+def with_later_keys(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings as this or an older package wrote them whole, with keys that came since as they were then.
+
+    What a key does by default is what was done before there was one; what this package recommends today (the presets)
+    is not how that job ran.
+
+    Args:
+        written: all of a job's settings, as JSON values.
+    """
+    named = {name: _renamed(value) if name == "training" else value for name, value in written.items()}
+    return merged(JobSettings.model_construct().model_dump(mode="json"), named)

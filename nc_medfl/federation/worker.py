@@ -38,6 +38,7 @@ from nc_medfl.training.device import pick_device
 from nc_medfl.training.methods import LocalMemory, get_method, split_extras
 from nc_medfl.training.model import build_network, fingerprints
 from nc_medfl.training.precision import try_out
+from nc_medfl.training.schedule import in_round
 from nc_medfl.training.trainer import TrainingResult, train_round
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ class SiteWorker:
         else:
             self.load(model, round_number)
             before = GlobalModelCheck([], self._statistics(features=False))
-        result = self._train_privately() if self.config.privacy.dp_sgd else self._train_plainly(round_number, received)
+        private = self.config.privacy.dp_sgd
+        result = self._train_privately(round_number) if private else self._train_plainly(round_number, received)
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         if self.config.keep_best_model and parallel.rank() == 0:
             best = BestModel(self.store.folder, self.settings, self._run_id)
@@ -194,7 +196,7 @@ class SiteWorker:
             self.state.save_precision(trial.chosen)
         return trial.chosen
 
-    def _train_privately(self) -> TrainingResult:
+    def _train_privately(self, round_number: int) -> TrainingResult:
         from nc_medfl.training.private import draw_patients, plan_sampling, train_privately
 
         wanted = self.config.privacy.dp_sgd
@@ -208,7 +210,7 @@ class SiteWorker:
         result = train_privately(
             self.network,
             lambda pieces: self._batches("train", training=True, rows=pieces),
-            self.settings,
+            in_round(self.settings, round_number),
             wanted,
             steps=draw_patients(rows, patients, sampling, self.guard.generator),
             expected=sampling.rate * n_patients,

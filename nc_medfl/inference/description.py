@@ -30,6 +30,7 @@ class NetworkDescription(Settings):
     feature_dim: int | None = Field(default=None, ge=1, le=8192)
     num_heads: int = Field(default=4, ge=1, le=256)
     queries: Literal["fixed", "learned", "from_frame", "mlp"] = "fixed"
+    query_length: Literal["unit", "sqrt_dim"] = "unit"
     position_code: bool = False
     normalise_features: bool = False
     frame_seed: int | None = Field(default=None, ge=0)

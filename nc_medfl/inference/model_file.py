@@ -80,6 +80,7 @@ def build(network: NetworkDescription, *, library: str = "torch") -> Network:
         norm=network.norm,
         num_heads=network.num_heads,
         queries=network.queries,
+        query_length=network.query_length,
         position_code=network.position_code,
         normalise_features=network.normalise_features,
         frame_seed=network.frame_seed,

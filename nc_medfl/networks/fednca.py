@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from nc_medfl.networks.joint_head import read
 from nc_medfl.networks.weights import load_backbone_weights
 
 _QUERIES = ("fixed", "learned", "from_frame", "mlp")
+_QUERY_LENGTHS = ("unit", "sqrt_dim")
 
 
 class FedNCAOutput(NamedTuple):
@@ -45,6 +47,8 @@ class FedNCANet(nn.Module):
         num_heads: attention heads; D must be a multiple.
         queries: ``fixed`` (the frame's rows, never trained), ``learned`` (from random ones), ``from_frame``
             (learned, from the frame's rows), or ``mlp`` (no queries: a small network a class, an ablation).
+        query_length: of the frame's rows as queries: ``unit``, or ``sqrt_dim`` for the square root of D, which is what
+            the first weights of attention are made for: unit queries look everywhere alike for many rounds.
         position_code: add a fixed sine-cosine code to the keys.
         normalise_features: divide class features by their length before they are compared with the frame.
         frame_seed: rotates the frame at random; None leaves it on the first C axes.
@@ -73,6 +77,7 @@ class FedNCANet(nn.Module):
         norm: str = "batch",
         num_heads: int = 4,
         queries: str = "fixed",
+        query_length: str = "unit",
         position_code: bool = False,
         normalise_features: bool = False,
         frame_seed: int | None = None,
@@ -85,6 +90,8 @@ class FedNCANet(nn.Module):
         super().__init__()
         if queries not in _QUERIES:
             raise ArchitectureError(f"no queries '{queries}' (there are: {', '.join(_QUERIES)}). Name one of these.")
+        if query_length not in _QUERY_LENGTHS:
+            raise ArchitectureError(f"no query_length '{query_length}' (there are: unit, sqrt_dim). Name one of these.")
         with seeded_weights(init_seed):
             self.backbone = Backbone(backbone, in_channels, norm, library)
             dim = self.backbone.channels if feature_dim is None else feature_dim
@@ -92,7 +99,9 @@ class FedNCANet(nn.Module):
             self.projection: nn.Module = nn.Identity()
             if dim != self.backbone.channels:
                 self.projection = nn.Conv2d(self.backbone.channels, dim, kernel_size=1)
-            self.class_attention = _reader(frame, queries, num_heads, position_code)
+            self.class_attention = _reader(
+                frame if query_length == "unit" else frame * math.sqrt(dim), queries, num_heads, position_code
+            )
         self.classifier = ETFClassifier(frame, init_scale, normalise=normalise_features, learned=learned_frame)
         # Of a learned frame, what sites must agree on is where it starts.
         self._first_frame = tensor_fingerprint(frame) if learned_frame else None
@@ -162,9 +171,9 @@ class FedNCANet(nn.Module):
         return network_fingerprint(self, self._settings, guarded)
 
 
-def _reader(frame: Tensor, queries: str, num_heads: int, position_code: bool) -> nn.Module:
+def _reader(rows: Tensor, queries: str, num_heads: int, position_code: bool) -> nn.Module:
     """The part that gives each class its feature."""
     if queries == "mlp":
-        return ClassMLP(*frame.shape)
-    start = torch.randn(frame.shape) * frame.shape[1] ** -0.5 if queries == "learned" else frame
+        return ClassMLP(*rows.shape)
+    start = torch.randn(rows.shape) * rows.shape[1] ** -0.5 if queries == "learned" else rows
     return ClassQueryAttention(start, num_heads, learned=queries != "fixed", position_code=position_code)

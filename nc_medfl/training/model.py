@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from nc_medfl.config import JobSettings
+from nc_medfl.config import JobSettings, with_later_keys
 from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 from nc_medfl.labels import Vocabulary, load_vocabulary
@@ -94,7 +94,7 @@ def load_model(path: Path) -> tuple[Network, JobSettings, dict[str, Any]]:
         raise UserError(f"{path}: not a model file of nc_medfl. Give the model_best.pt of a run.")
     if int(content.get("schema_version", 0)) > MODEL_SCHEMA:
         raise UserError(f"{path}: written by a newer nc_medfl. Upgrade this one.")
-    settings = parse(JobSettings, content["settings"], where=str(path))
+    settings = parse(JobSettings, with_later_keys(content["settings"]), where=str(path))
     network = build_network(settings)
     found = fingerprints(network, load_vocabulary(settings.vocabulary))
     wrong = [name for name, value in content["fingerprints"].items() if found.get(name) != value]

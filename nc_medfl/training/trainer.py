@@ -16,6 +16,7 @@ from nc_medfl.training import parallel
 from nc_medfl.training.global_targets import GlobalTargets
 from nc_medfl.training.methods import LocalMemory, get_method
 from nc_medfl.training.precision import Precision, cudnn
+from nc_medfl.training.schedule import in_round
 
 Batch = dict[str, Tensor]
 #: Makes the batches of one epoch; the number given is unique over rounds and epochs, so shuffles differ.
@@ -98,7 +99,7 @@ def train_round(
         batches: makes the batches of an epoch, each with ``image`` ``[B, 1, H, W]`` and ``label`` ``[B, C]``.
         settings: the job's; where its precision is ``auto``, whoever calls has to try out which it is (see
             :func:`nc_medfl.training.precision.try_out`), and it is float32 otherwise.
-        round_number: 0 for the first; it goes into every seed, so no two rounds draw alike.
+        round_number: 0 for the first; it goes into every seed, so no two rounds draw alike, and decides the rate.
         seed: of this site.
         optimizer_state: after an earlier round, to go on with; None starts afresh.
         memory: of the method, for one that has any.
@@ -107,12 +108,15 @@ def train_round(
     Raises:
         UserError: if there is nothing to train on, or the loss is no longer finite.
     """
+    settings = in_round(settings, round_number)
     method = get_method(settings.method)
     loss_of = method.build_loss(network, settings)
     device = next(network.parameters()).device
     optimizer = make_optimizer(network, settings)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.training.lr  # not that of the round which the state is of
     rule = method.local_rule(network, settings, memory or LocalMemory())
     model = parallel.spread(network, device)
     precision = Precision(device, settings.training.precision == "mixed")

@@ -128,6 +128,7 @@ def test_fingerprint_tells_every_difference_of_make() -> None:
         small(queries="learned"),
         small(queries="from_frame"),
         small(queries="mlp"),
+        small(query_length="sqrt_dim"),
         small(position_code=True),
         small(normalise_features=True),
         small(frame_seed=1),
@@ -138,7 +139,7 @@ def test_fingerprint_tells_every_difference_of_make() -> None:
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 64 and int(text, 16) >= 0 for text in prints)
     assert networks[0].frame_fingerprint() == networks[4].frame_fingerprint()
-    assert networks[0].frame_fingerprint() != networks[11].frame_fingerprint()
+    assert networks[0].frame_fingerprint() != networks[12].frame_fingerprint()
 
 
 def test_fingerprint_overlooks_weights_and_names_their_default() -> None:
@@ -162,12 +163,24 @@ def test_fingerprint_guards_frame_and_fixed_queries(where: str) -> None:
         ({"num_classes": 1}, "2 classes or more"),
         ({"num_heads": 5}, "no multiple of num_heads 5"),
         ({"queries": "random"}, "there are: fixed, learned, from_frame, mlp"),
+        ({"query_length": "long"}, "there are: unit, sqrt_dim"),
         ({"backbone": "vgg"}, "there are: small"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_a_remedy(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+@pytest.mark.parametrize(("length", "expected"), [("unit", 1.0), ("sqrt_dim", 4.0)])
+def test_queries_are_the_rows_of_the_frame_at_the_length_asked_for(length: str, expected: float) -> None:
+    # The root of 16 channels is 4; the frame that classifies keeps its unit rows.
+    network = small(feature_dim=16, query_length=length)
+    queries = network.get_buffer("class_attention.class_queries")
+    assert torch.allclose(queries.norm(dim=1), torch.full((5,), expected))
+    assert torch.allclose(queries / expected, network.frame)
+    assert torch.allclose(network.frame.norm(dim=1), torch.ones(5))
+    assert "class_attention.class_queries" not in network.state_dict()
 
 
 def test_more_classes_than_channels_go_with_a_wider_projection() -> None:

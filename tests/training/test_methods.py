@@ -16,6 +16,7 @@ from nc_medfl.settings import parse
 from nc_medfl.training.methods import LocalMemory, get_method, join_extras, split_extras
 from nc_medfl.training.methods.fedprox import ProximalRule
 from nc_medfl.training.methods.scaffold import ScaffoldRule
+from nc_medfl.training.model import build_network
 from tests_support import tiny_site
 
 RUN = "0123456789abcdef" * 2
@@ -172,3 +173,11 @@ def test_fedprox_without_a_pull_is_fedavg_and_stays_nearer_with_one(tmp_path: Pa
     else:
         assert near < far
         assert pulled.losses["proximal"] > 0
+
+
+def test_our_default_sends_no_byte_more_than_the_published_method() -> None:
+    sizes = []
+    for compatible in (False, True):
+        network = build_network(JobSettings(paper_compat=compatible, network={"backbone": "small"}))
+        sizes.append({name: (value.dtype, value.shape) for name, value in network.state_dict().items()})
+    assert sizes[0] == sizes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
+from nc_medfl.labels import load_vocabulary
 from nc_medfl.networks import FedNCANet
 from nc_medfl.settings import parse
 from nc_medfl.training.device import pick_device
-from nc_medfl.training.model import build_network, load_model, save_model
+from nc_medfl.training.model import build_network, fingerprints, load_model, save_model
 from nc_medfl.training.trainer import parameter_groups, train_round
 
 SMALL = {"network": {"backbone": "small"}, "training": {"lr": 1e-3}}
@@ -117,10 +119,7 @@ def test_a_gpu_that_is_not_there_is_told_and_auto_takes_what_there_is() -> None:
         pick_device("cuda:99")
 
 
-def test_a_model_file_comes_back_whole_and_an_altered_one_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from nc_medfl.labels import load_vocabulary
-    from nc_medfl.training.model import fingerprints
-
+def test_a_model_file_comes_back_whole_and_an_altered_one_is_refused(tmp_path: Path) -> None:
     network = build_network(FEDNCA)
     train_round(network, batches, FEDNCA, round_number=0, seed=0)
     prints = fingerprints(network, load_vocabulary("nih14"))
@@ -144,3 +143,20 @@ def test_a_model_file_comes_back_whole_and_an_altered_one_is_refused(tmp_path) -
         load_model(path)
     with pytest.raises(UserError, match="no such model file"):
         load_model(tmp_path / "none.pt")
+
+
+def test_a_model_file_from_before_a_setting_was_there_is_read_as_it_was_made(tmp_path: Path) -> None:
+    # An older package knew no query_length; its queries were the rows of the frame, whatever is recommended today.
+    settings = parse(JobSettings, {**SMALL, "network": {"backbone": "small", "query_length": "unit"}}, where="test")
+    network = build_network(settings)
+    path = tmp_path / "model.pt"
+    prints = fingerprints(network, load_vocabulary("nih14"))
+    save_model(path, network.state_dict(), settings, rounds=1, prints=prints)
+    content = torch.load(path, weights_only=True)
+    del content["settings"]["network"]["query_length"], content["settings"]["training"]["lr_schedule"]
+    del content["settings"]["training"]["precision"]
+    content["settings"]["training"]["amp"] = True
+    torch.save(content, path)
+    again, read, _ = load_model(path)
+    assert torch.equal(again.get_buffer("class_attention.class_queries"), network.frame)
+    assert (read.training.lr_schedule, read.training.precision) == ("constant", "mixed")

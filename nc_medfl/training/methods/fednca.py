@@ -21,6 +21,7 @@ def _network_args(settings: JobSettings, num_classes: int) -> dict[str, Any]:
         "norm": network.norm,
         "num_heads": network.num_heads,
         "queries": network.queries,
+        "query_length": network.query_length,
         "position_code": network.position_code,
         "normalise_features": network.normalise_features,
         "frame_seed": network.frame_seed,
