@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from nc_medfl.cli.main import app
-from nc_medfl.config import JobSettings, NetworkSettings
+from nc_medfl.config import JobSettings
 from nc_medfl.data.store import open_store
 from nc_medfl.errors import UserError
 from nc_medfl.inference.description import NetworkDescription
 from nc_medfl.labels import load_vocabulary
+from nc_medfl.names import BACKBONES
 from nc_medfl.settings import parse
 from nc_medfl.training.model import build_network, fingerprints, save_model
 from tests_support import tiny_site
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_image_costs_itself_alone(run: tuple[Path, torch.nn.Mo
     assert text.count('"probability"') >= 60 * 14
 
 
-@pytest.mark.parametrize("backbone", get_args(NetworkSettings.model_fields["backbone"].annotation))
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_of_a_job_has_a_place_in_a_model_file(backbone: str) -> None:
     described = NetworkDescription(kind="FedNCANet", num_classes=3, backbone=backbone, in_channels=1, norm="batch")
     assert described.backbone == backbone
