@@ -151,7 +151,8 @@ class SiteWorker:
         trained = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         if self.config.keep_best_model and parallel.rank() == 0:
             best = BestModel(self.store.folder, self.settings, self._run_id)
-            best.offer(_macro(self._validation_rows()), trained, round_number, self.fingerprints)
+            prints = fingerprints(self.network, self.vocabulary)  # of the model alone, as a reader works them out
+            best.offer(_macro(self._validation_rows()), trained, round_number, prints)
         # A loss tells of the patients as the model does, and has no noise on it.
         losses = {} if self.config.privacy.protects_model else result.losses
         sent = self.guard.update(

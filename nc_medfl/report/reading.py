@@ -38,6 +38,7 @@ _HISTOGRAMS = ("site", "finding", "label", "low", "high", "count")
 _TEXTS = frozenset(
     (
         *("run", "model", "site", "split", "scope", "rule", "method", "finding", "metric", "group", "outcome"),
+        "precision",
         *("reason", "quantity", "attribute", "worst_group", "best_group", "label", "model_a", "model_b", "sentence"),
     )
 )

@@ -18,7 +18,9 @@ from nc_medfl.settings import parse
 from tests_support import tiny_site
 
 RUN = "0123456789abcdef" * 2
-CONTENT = {"network": {"backbone": "small"}, "training": {"keep_optimizer": True, "lr": 1e-3}}
+# A rate that falls over the rounds would part two rounds from two epochs of one.
+CONSTANT = {"lr_schedule": "constant", "warmup_rounds": 0}
+CONTENT = {"network": {"backbone": "small"}, "training": {"keep_optimizer": True, "lr": 1e-3, **CONSTANT}}
 SETTINGS = parse(JobSettings, CONTENT, where="test").for_sites()
 
 
