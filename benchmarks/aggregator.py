@@ -12,8 +12,6 @@ arrival. Peak memory is that of a fresh process for each number of sites, less w
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import multiprocessing
 import threading
 import time
@@ -25,6 +23,7 @@ import numpy as np
 import psutil
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel
+from timing import save
 
 from nc_medfl import __version__
 from nc_medfl.config import JobSettings
@@ -211,15 +210,7 @@ def main() -> None:
             f"{entry['name']:38} {entry['value']:8.4g} {entry['unit']:9} {entry['ratio']:6.3f} of "
             f"{entry['baseline']}{verdict}"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerows(
-                [e["name"], e["value"], e["unit"], e["baseline"], e["ratio"], e["settings"]["target"]] for e in results
-            )
+    save(results, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

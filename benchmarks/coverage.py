@@ -10,12 +10,11 @@ should, so 1 is exact and 0.6 to 1.4 are 97% to 93%.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
+from timing import save
 
 from nc_medfl.metrics.bootstrap import bca_intervals, bootstrap_auc, percentile_intervals
 from nc_medfl.metrics.delong import delong
@@ -86,16 +85,7 @@ def main() -> None:
                     },
                 }
             )
-    if a.json:
-        a.json.write_text(json.dumps(results, indent=2) + "\n")
-    if a.csv:
-        with a.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            for e in results:
-                writer.writerow(
-                    [e[k] for k in ("name", "value", "unit", "baseline", "ratio")] + [e["settings"]["target"]]
-                )
+    save(results, a.json, a.csv)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ The loop is timed on some resamples (--loop) and its time scaled up, and its num
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import resource
 import time
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from timing import save
 
 from nc_medfl.metrics.bootstrap import bootstrap_auc, patient_weights
 
@@ -63,13 +62,7 @@ def main() -> None:
     print(
         f"auc_bootstrap {seconds:.2f} s, {entry['baseline']}, ratio {entry['ratio']} (target {TARGET}), {peak:.0f} MiB"
     )
-    if a.json:
-        a.json.write_text(json.dumps([entry], indent=2) + "\n")
-    if a.csv:
-        with a.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerow([*(entry[k] for k in ("name", "value", "unit", "baseline", "ratio")), TARGET])
+    save([entry], a.json, a.csv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ Ratio is our cost over the baseline's; lower is better.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import statistics
@@ -35,6 +34,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID
+from timing import save
 
 from nc_medfl.data.sources import SourceFile
 from nc_medfl.data.worker import Batch, initialise, read_batch
@@ -291,15 +291,7 @@ def main() -> None:
             f"{entry['name']:28} {entry['value']:8.4g} {entry['unit']:10} {entry['ratio']:6.3f} of "
             f"{entry['baseline']} (target {target:g}: {verdict})"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerows(
-                [e["name"], e["value"], e["unit"], e["baseline"], e["ratio"], e["settings"]["target"]] for e in results
-            )
+    save(results, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

@@ -59,18 +59,22 @@ def write(rows: list[Row], json_file: Path | None, csv_file: Path | None) -> Non
         print(
             f"{row['name']:26} {row['value']:11.3f} {row['unit']:18}{beside}{f' (target {target})' if target else ''}"
         )
+    save(rows, json_file, csv_file, ("target", "clock", "threads"))
+
+
+def save(
+    rows: list[Row], json_file: Path | None, csv_file: Path | None, settings: tuple[str, ...] = ("target",)
+) -> None:
+    """Write results where asked for; a row of the CSV holds these of its settings too."""
     if json_file:
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     if csv_file:
+        result = ("name", "value", "unit", "baseline", "ratio")
         with csv_file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target", "clock", "threads"])
+            writer.writerow([*result, *settings])
             for row in rows:
-                asked = row["settings"]
-                writer.writerow(
-                    [row[name] for name in ("name", "value", "unit", "baseline", "ratio")]
-                    + [asked.get(name, "") for name in ("target", "clock", "threads")]
-                )
+                writer.writerow([row[name] for name in result] + [row["settings"].get(name, "") for name in settings])
 
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

@@ -10,14 +10,13 @@ the mean over sites of the macro AUC on validation, of the last model, the mean 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timing import save
 from torch import Tensor
 
 from nc_medfl.cli.demo import _hospitals
@@ -115,15 +114,7 @@ def main() -> None:
     for entry in results:
         each = entry["settings"]["each"] if "auc" in entry["name"] else ""
         print(f"{entry['name']:28} {entry['value']:>10} {entry['unit']:18} {entry['ratio']:6.3f} of float32 {each}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerows(
-                [e["name"], e["value"], e["unit"], e["baseline"], e["ratio"], e["settings"]["target"]] for e in results
-            )
+    save(results, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ of its names are among those sent (the target is none).
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import os
 import socket
 import statistics
@@ -32,6 +30,7 @@ from typing import Any
 
 import psutil
 from flare_overhead import make_sites
+from timing import save
 
 #: linux/if_ether.h, linux/if_packet.h, linux/socket.h
 _ETH_P_ALL, _OUTGOING, _SOL_PACKET, _PACKET_STATISTICS = 0x0003, 4, 263, 6
@@ -218,15 +217,7 @@ def main() -> int:
         verdict = "reached" if entry["ratio"] <= entry["settings"]["target"] else "NOT reached"
         target = f"(target {entry['settings']['target']:g}: {verdict})"
         print(f"{entry['name']:14} {entry['value']:>12} {entry['unit']:24} {entry['ratio']:7.4f} {target}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["name", "value", "unit", "baseline", "ratio", "target"])
-            writer.writerows(
-                [e["name"], e["value"], e["unit"], e["baseline"], e["ratio"], e["settings"]["target"]] for e in results
-            )
+    save(results, arguments.json, arguments.csv)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a bench runs: a YAML file of data sets, partitions, methods and seeds (docs/reference/matrix.md)."""
+"""What a bench runs: a YAML file of data sets, partitions, methods and seeds (docs/how-to/bench.md)."""
 
 from __future__ import annotations
 

@@ -1,21 +1,18 @@
-"""A store as a torch dataset, and as batches.
+"""A store as batches.
 
 :class:`StoreBatches` is what training and evaluation read: it maps the shards into memory and transforms whole
-batches, which was faster than a ``DataLoader`` with any number of workers. :class:`StoreDataset` gives the same
-images one at a time, for MONAI's and torch's own loaders.
+batches, which was faster than a ``DataLoader`` with any number of workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from monai.transforms import Compose
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from nc_medfl.data.store import Store
 from nc_medfl.data.transforms import (
@@ -169,36 +166,3 @@ def make_loader(
         device=device,
         rows=rows,
     )
-
-
-class StoreDataset(Dataset[dict[str, Any]]):
-    """One split of a store, an image at a time.
-
-    Args:
-        store: open.
-        split: ``train``, ``val`` or ``test``.
-        transform: as :func:`nc_medfl.data.transforms.train_transform` makes it; None gives values in [0, 1].
-        seed: of the augmentation.
-    """
-
-    def __init__(self, store: Store, split: str, transform: Compose | None = None, *, seed: int = 0) -> None:
-        self.store = store
-        self.transform = transform or eval_transform(store.size, store.size, Normalisation())
-        self.seed = seed
-        self._positions = store.positions(split)
-        self._labels = torch.from_numpy(store.labels())
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the augmentation of another epoch."""
-        self._draws = draw_table(len(self.store), self.seed, epoch)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, item: int) -> dict[str, Any]:
-        """``image`` ``[channels, H, W]``, ``label`` ``[C]`` (NaN unknown) and ``index``, the row of the manifest."""
-        row = int(self._positions[item])
-        image = torch.from_numpy(self.store.images([row]))
-        transformed = self.transform({"image": image, "draws": self._draws[row : row + 1]})["image"]
-        return {"image": transformed[0], "label": self._labels[row], "index": row}

@@ -94,7 +94,7 @@ class PrepareSettings:
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: give 0 or more.")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: give 1 or more.")
+            raise UserError(f"--workers {self.workers}: give 1 or more (0: in this process).")
         if not 0 <= self.jpeg2000_reduce <= 5:
             raise UserError(f"--jpeg2000-reduce {self.jpeg2000_reduce}: give 0 (none) to 5 levels.")
         if self.engine != "processes" and not _ENGINE.fullmatch(self.engine):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation.decide import SiteScores
 from nc_medfl.evaluation.patients import ScoredSplit, pooled_arrays
@@ -168,37 +166,6 @@ def read_predictions(path: Path) -> Predictions:
         remarks=tuple(remarks),
         **{n: _texts(table[n], n, place) for n in ("sex", "view", "maker") if n in table},
     )
-
-
-def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write a table that :func:`read_predictions` reads; patients by number.
-
-    Args:
-        predictions: what to write.
-        path: ``.csv`` or ``.parquet``, written whole or not at all.
-
-    Raises:
-        UserError: if the name ends otherwise.
-    """
-    columns: dict[str, object] = {
-        "sample_id": predictions.sample_id,
-        "patient_key": [str(code) for code in predictions.patient],
-        "site": [predictions.sites[code] for code in predictions.site],
-        "split": predictions.split,
-    }
-    columns |= {n: v for n in OPTIONAL if (v := getattr(predictions, n)) is not None}
-    for c, finding in enumerate(predictions.findings):
-        columns[LABEL + finding] = pd.array(predictions.labels[:, c]).astype("Int64")
-        columns[SCORE + finding] = predictions.scores[:, c]
-    table = pd.DataFrame(columns)
-    if path.suffix.lower() == ".parquet":
-        stream = io.BytesIO()
-        table.to_parquet(stream, index=False)
-        write_atomic(path, stream.getvalue())
-    elif path.suffix.lower() == ".csv":
-        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
-    else:
-        raise UserError(f"{path}: a table of predictions is .csv or .parquet. Give it such a name.")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pydicom.uid import generate_uid
 from nc_medfl.errors import UserError
 from nc_medfl.inference.description import ModelDescription
 from nc_medfl.inference.model_file import PortableModel
-from nc_medfl.inference.predict import Prediction
+from nc_medfl.inference.predict import Prediction, shown
 from nc_medfl.inference.scoring import Answer
 
 #: Codes of our own; the standard has none for the probability of an arbitrary finding.
@@ -72,7 +72,10 @@ def write_report_of(prediction: Prediction, model: PortableModel, folder: Path) 
 
 def _source(prediction: Prediction) -> Dataset:
     wanted = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    refusal = "--dicom-sr: only a DICOM image with its UIDs can be referenced. Leave the option out for other files."
+    refusal = (
+        f"{shown(prediction.given.file)}: --dicom-sr: only a DICOM image with its UIDs can be referenced. "
+        "Leave the option out for other files."
+    )
     if prediction.given.sample_id:
         raise UserError(refusal)
     try:

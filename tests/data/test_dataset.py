@@ -9,11 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from nc_medfl.data.dataset import StoreDataset, epoch_batches, make_loader
+from nc_medfl.data.dataset import epoch_batches, make_loader
 from nc_medfl.data.store import Store
-from nc_medfl.data.transforms import AugmentationSettings, Normalisation, train_transform
+from nc_medfl.data.transforms import AugmentationSettings, Normalisation, draw_table, train_transform
 from tests_support import tiny_store
 
 
@@ -122,27 +121,21 @@ def test_unknown_labels_stay_unknown(tmp_path: Path) -> None:
         assert not batch["label"].isnan()[:, :column].any()
 
 
-def test_the_dataset_gives_what_the_batches_give(store: Store) -> None:
+def test_a_batch_holds_what_its_images_give_singly(store: Store) -> None:
     settings = AugmentationSettings()
     loader = make_loader(
         store, "train", batch_size=6, training=True, normalisation="imagenet", augmentation=settings, seed=9, epoch=2
     )
     transform = train_transform(32, 32, Normalisation.named("imagenet"), augmentation=settings, seed=9)
-    dataset = StoreDataset(store, "train", transform, seed=9)
-    dataset.set_epoch(2)
-    singly = {item["index"]: item for item in (dataset[i] for i in range(len(dataset)))}
-    assert len(singly) == len(store.positions("train"))
+    draws = draw_table(len(store), 9, 2)
+    seen = []
     for batch in loader:
         for row, image, label in zip(batch["index"].tolist(), batch["image"], batch["label"], strict=True):
-            torch.testing.assert_close(singly[row]["image"], image, atol=1e-6, rtol=0)
-            assert torch.equal(singly[row]["label"], label)
-
-
-def test_the_dataset_works_with_torchs_own_loader(store: Store) -> None:
-    batch = next(iter(DataLoader(StoreDataset(store, "val"), batch_size=4)))
-    rows = store.positions("val")[:4]
-    assert batch["index"].tolist() == rows.tolist()
-    np.testing.assert_allclose(batch["image"][:, 0].numpy(), store.images(rows) / 255.0, atol=1e-6)
+            alone = {"image": torch.from_numpy(store.images([row])), "draws": draws[row : row + 1]}
+            torch.testing.assert_close(transform(alone)["image"][0], image, atol=1e-6, rtol=0)
+            np.testing.assert_array_equal(store.labels()[row], label)
+            seen.append(row)
+    assert sorted(seen) == store.positions("train").tolist()
 
 
 def test_a_split_without_images_has_no_batches(tmp_path: Path) -> None:
@@ -150,4 +143,3 @@ def test_a_split_without_images_has_no_batches(tmp_path: Path) -> None:
     loader = make_loader(store, "val", batch_size=4, training=False)
     assert len(loader) == 0
     assert list(loader) == []
-    assert len(StoreDataset(store, "val")) == 0

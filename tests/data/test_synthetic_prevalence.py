@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nc_medfl.data.synthetic import combination_weights, sample_findings
-from nc_medfl.data.synthetic.nih_counts import NIH_FINDINGS, nih_co_occurrence, nih_combinations
+from nc_medfl.data.synthetic.nih_counts import NIH_FINDINGS, nih_combinations
 from nc_medfl.errors import UserError
 
 # Films with each finding as published with ChestX-ray14 (Data_Entry_2017_v2020), in the vocabulary's order.
@@ -18,6 +18,12 @@ PUBLISHED = [11559, 2776, 4667, 2303, 13317, 2516, 1686, 227, 19894, 5782, 6331,
 
 def matrix(sets: list[tuple[str, ...]]) -> np.ndarray:
     return np.array([[name in found for name in NIH_FINDINGS] for found in sets], dtype=float)
+
+
+def nih_co_occurrence() -> np.ndarray:
+    """Films with both findings; on the diagonal those with the one."""
+    members, counts = nih_combinations()
+    return (members * counts[:, None]).T @ members.astype(np.int64)
 
 
 def test_baked_in_numbers_are_the_published_ones():

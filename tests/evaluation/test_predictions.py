@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nc_medfl.errors import UserError
-from nc_medfl.evaluation.predictions import read_predictions, write_predictions
+from nc_medfl.evaluation.predictions import read_predictions
 
 HEADER = "sample_id,patient_key,site,split,sex,age,label:Mass,score:Mass\n"
 GOOD = HEADER + "a,p1,north,val,F,40,1,0.9\nb,p1,north,val,F,40,0,0.2\nb,p1,south,test,M,,,0.5\n"
@@ -28,15 +28,6 @@ def test_a_blank_label_is_unknown_and_equal_keys_at_two_sites_are_two_patients(t
     np.testing.assert_array_equal(read.age, [40, 40, np.nan])
     assert read.view is None
     assert len(read.of(split="test", site="south")) == 1
-
-
-@pytest.mark.parametrize("name", ["again.csv", "again.parquet"])
-def test_what_is_written_reads_the_same(tmp_path, name):
-    read = read_predictions(_write(tmp_path, GOOD))
-    write_predictions(read, tmp_path / name)
-    again = read_predictions(tmp_path / name)
-    for field in ("sample_id", "patient", "site", "split", "scores", "labels", "sex", "age"):
-        np.testing.assert_array_equal(getattr(again, field), getattr(read, field))
 
 
 def test_parquet_with_numbers_and_nulls_reads_as_csv_does(tmp_path):

@@ -80,10 +80,3 @@ def nih_combinations() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     members.setflags(write=False)
     counts.setflags(write=False)
     return members, counts
-
-
-def nih_co_occurrence() -> npt.NDArray[np.int64]:
-    """Films with both findings, ``[14, 14]``; on the diagonal those with the one."""
-    members, counts = nih_combinations()
-    weighted: npt.NDArray[np.int64] = (members * counts[:, None]).T @ members.astype(np.int64)
-    return weighted
