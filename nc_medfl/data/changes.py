@@ -140,7 +140,7 @@ def _said(value: Any) -> str:
 
 
 def refuse_losses(settings: PrepareSettings, standing: Store, index: Index, records: RecordBook) -> None:
-    """Refuse to drop images because their files are gone: a share may be there by half.
+    """Refuse to drop images because their files are gone or forbidden: a share may be there by half.
 
     Args:
         settings: of this run.
@@ -151,15 +151,21 @@ def refuse_losses(settings: PrepareSettings, standing: Store, index: Index, reco
     Raises:
         UserError: with their number and the remedy.
     """
-    gone = {r.source_sha256 for _, r in index.each() if r.outcome == "ok" and records.position(r.name) is None}
+    lost = {record.name for record in records if record.outcome == "unreadable"}
+    gone = {
+        r.source_sha256
+        for _, r in index.each()
+        if r.outcome == "ok" and (records.position(r.name) is None or r.name in lost)
+    }
     if gone:
         in_store = read_columns(standing.folder, ["source_sha256"]).column(0)
         gone &= set(in_store.to_pylist())
         gone.difference_update(record.source_sha256 for record in records)
     if gone:
         raise UserError(
-            f"{settings.images}: {len(gone)} of the {len(standing)} images in the store come from files that are gone. "
-            "Bring them back (is the share mounted whole?), or give --replace to make the store without them."
+            f"{settings.images}: {len(gone)} of the {len(standing)} images in the store come from files that are gone "
+            "or can't be read. Bring them back (is the share mounted whole?), or give --replace to make the store "
+            "without them."
         )
 
 

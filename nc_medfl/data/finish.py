@@ -307,6 +307,11 @@ def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Kept | 
 
 def _warnings(source: SourceData, counts: Mapping[str, int], join: Join) -> tuple[str, ...]:
     found = list(getattr(source.files, "remarks", ()))
+    if counts.get("unreadable"):
+        found.append(
+            f"{counts['unreadable']} files can't be read and are left out (unreadable). {FOLDER}/{SOURCES} says which, "
+            "and why; mend that and run again: they alone are tried again."
+        )
     if counts.get("no_label"):
         found.append(f"{counts['no_label']} images have no row in {source.table} and are left out (no_label).")
     if join.unmatched:

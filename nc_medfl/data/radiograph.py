@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from nc_medfl.data.picture import Picture
 
@@ -76,11 +75,10 @@ class Radiograph:
 
 
 def pixel_hash(stored: npt.NDArray[np.generic]) -> str:
-    """SHA-256 that stands for decoded values and their shape, the same for every lossless encoding of a picture.
+    """SHA-256 of decoded values and their shape, the same for every lossless encoding of a picture.
 
-    Over the shape, the type and the XXH3 digest (128 bits) of the values, since SHA-256 over all of them would cost as
-    much as everything else that is done with a decoded picture. It tells apart pictures that machines made, not ones
-    made on purpose to be taken for each other; whether a file is the same file, its own SHA-256 says.
+    Over the text ``ROWSxCOLS:TYPE:`` and the values, row by row and little endian, in the first TYPE of ``<u2``,
+    ``<i2`` and ``<i8`` that holds them all.
 
     Args:
         stored: integer ``[rows, cols]``, any width and byte order.
@@ -89,5 +87,6 @@ def pixel_hash(stored: npt.NDArray[np.generic]) -> str:
     low, high = (0, 1) if narrow else (int(stored.min()), int(stored.max()))
     kind = "<u2" if low >= 0 and high < 2**16 else "<i2" if low >= -(2**15) and high < 2**15 else "<i8"
     values = np.ascontiguousarray(stored, dtype=kind)
-    head = f"{stored.shape[0]}x{stored.shape[1]}:{kind}:".encode()
-    return hashlib.sha256(head + xxhash.xxh3_128_digest(values.data)).hexdigest()
+    digest = hashlib.sha256(f"{stored.shape[0]}x{stored.shape[1]}:{kind}:".encode())
+    digest.update(values.data)
+    return digest.hexdigest()

@@ -133,6 +133,8 @@ def batch_lengths(files: int, workers: int) -> list[int]:
 def _is_current(file: SourceFile, record: Record) -> bool:
     try:
         status = file.path.stat()
+    except PermissionError:
+        return False  # reading it will tell
     except OSError as error:
         # Not the file's name, which may name a patient.
         raise UserError(

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,9 +26,10 @@ from nc_medfl.data.engine import begin_worker, stopping
 from nc_medfl.data.inputs.content import content_of, digest_of
 from nc_medfl.data.inputs.files import SourceFile, SourceKind
 from nc_medfl.data.inputs.read import read_content
+from nc_medfl.data.inputs.unreadable import NOT_LISTED, NOTHING, costs_itself, reason, was_read
 from nc_medfl.data.memory import keep_freed_blocks
 from nc_medfl.data.private import FOLDER, UNREADABLE, WORK, open_private, write_private
-from nc_medfl.data.radiograph import Facts, Identity, Radiograph
+from nc_medfl.data.radiograph import Facts, Identity, Radiograph, pixel_hash
 from nc_medfl.errors import UserError
 
 _HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
@@ -97,13 +98,18 @@ def read_batch(batch: Batch) -> list[Record]:
     """Read the files of a batch and write the usable ones' squares, whole or not at all, to its chunk."""
     records: list[Record] = []
     squares: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
-    for file in batch.files:
+    hashes: dict[int, Future[str]] = {}
+    for number, file in enumerate(batch.files):
         if stopping():
             raise InterruptedError("told to stop")
-        record, square = _read_file(file, batch, len(squares))
+        record, square, stored = _read_file(file, batch, len(squares))
         records.append(record)
-        if square is not None:
+        if square is not None and stored is not None:
             squares.append(square)
+            # Beside reading the next file, whose own hash is of the same thread: so no more than one picture waits.
+            hashes[number] = _HASHING.submit(pixel_hash, stored)
+    for number, pixels in hashes.items():
+        records[number] = replace(records[number], pixel_sha256=pixels.result())
     if squares:
         temporary = batch.chunk.with_name(f".{batch.chunk.name}.tmp")
         with open_private(temporary) as stream:
@@ -125,11 +131,16 @@ def crashed(batch: Batch) -> list[Record]:
     return [Record(file.name, size, mtime, digest, "undecodable", "the decoder crashed")]
 
 
-def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.ndarray[Any, np.dtype[np.uint8]] | None]:
+_Read = tuple[Record, np.ndarray[Any, np.dtype[np.uint8]] | None, np.ndarray[Any, np.dtype[np.generic]] | None]
+
+
+def _read_file(file: SourceFile, batch: Batch, row: int) -> _Read:
+    """Of a usable file the record without the hash of its pixels, its square, and its decoded values."""
     size, mtime, digest = 0, 0, ""
     try:
         size, mtime = _listed(file)
         content = content_of(file)
+        was_read()
         # Beside decoding, not before it: both leave Python alone for most of their time.
         hashed = _HASHING.submit(lambda: hashlib.sha256(content).hexdigest())
         try:
@@ -137,9 +148,9 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         finally:
             digest = hashed.result()
     except Rejected as rejected:
-        return Record(file.name, size, mtime, digest or digest_of(file), rejected.outcome, rejected.detail), None
+        return _rejected(file, batch, (size, mtime), digest, rejected), None, None
     except OSError as error:
-        raise _unreadable(file, batch, error) from error
+        return _unread(file, batch, error), None, None
     square, box = radiograph.picture.fit(batch.size, radiograph.aspect)
     record = Record(
         file.name,
@@ -150,16 +161,36 @@ def _read_file(file: SourceFile, batch: Batch, row: int) -> tuple[Record, np.nda
         "; ".join(radiograph.notes),
         batch.chunk.name,
         row,
-        radiograph.pixel_sha256,
+        "",
         ",".join(map(str, box)),
         radiograph.facts,
         radiograph.identity,
     )
-    return record, square
+    return record, square, radiograph.stored
+
+
+def _rejected(file: SourceFile, batch: Batch, listed: tuple[int, int], digest: str, why: Rejected) -> Record:
+    if why.outcome == "unreadable":
+        return Record(file.name, *NOT_LISTED, NOTHING, why.outcome, why.detail)
+    try:
+        return Record(file.name, *listed, digest or digest_of(file), why.outcome, why.detail)
+    except OSError as error:
+        return _unread(file, batch, error)
+
+
+def _unread(file: SourceFile, batch: Batch, error: OSError) -> Record:
+    """The record of a file that the disk doesn't give; never taken for current, so that a rerun tries it again.
+
+    Raises:
+        UserError: if more may be lost than this file.
+    """
+    if costs_itself(file, error):
+        return Record(file.name, *NOT_LISTED, NOTHING, "unreadable", reason(error))
+    raise _unreadable(file, batch, error) from error
 
 
 def _unreadable(file: SourceFile, batch: Batch, error: OSError) -> UserError:
-    """The error of a file that the disk doesn't give: which it is stands beside the chunks, since its name may tell."""
+    """The error of a share that is gone: at which file stands beside the chunks, since its name may tell."""
     with suppress(OSError):
         write_private(batch.chunk.parent.parent / UNREADABLE, os.fsencode(file.path) + b"\n")
     return UserError(

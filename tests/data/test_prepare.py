@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import resource
@@ -187,19 +188,14 @@ def test_a_lost_salt_is_told_and_no_other_put_in_its_place(hospital):
     assert salt.read_bytes() != kept
 
 
-def test_a_file_that_the_disk_does_not_give_is_told_to_the_site_alone(hospital):
-    # Linux opens it for reading and then gives an input/output error.
-    bad = hospital / "images" / "DOE^JANE.dcm"
-    bad.symlink_to("/proc/self/mem")
-    note = hospital / "store" / "site_private" / "work" / "unreadable.txt"
-    with pytest.raises(UserError, match=r"unreadable\.txt under --out says which") as caught:
-        prepare(settings(hospital))
-    assert "DOE" not in str(caught.value)
-    assert note.read_text() == f"{bad}\n"
-    assert note.stat().st_mode & 0o777 == 0o600
-    bad.unlink()
+def test_the_hash_of_pixels_is_sha256_of_the_values_as_pydicom_gives_them(hospital):
     prepare(settings(hospital))
-    assert not note.exists()
+    sources = pd.read_csv(hospital / "store" / "site_private" / "sources.csv").set_index("sample_id")["path"]
+    manifest = pd.read_parquet(hospital / "store" / "manifest.parquet").set_index("sample_id")["pixel_sha256"]
+    for sample, digest in manifest.items():
+        values = pydicom.dcmread(sources[sample]).pixel_array
+        text = f"{values.shape[0]}x{values.shape[1]}:<u2:".encode()
+        assert digest == hashlib.sha256(text + values.astype("<u2").tobytes()).hexdigest()
 
 
 def test_without_a_salt_file_one_is_made_and_used_again(hospital):

@@ -129,8 +129,8 @@ def modality_values(levels: Floats, dataset: Any, notes: list[str]) -> Floats:
     slope, intercept = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
     factor = slope[0] if slope else 1.0
     if factor == 0:
-        notes.append("rescale slope 0, left out")
-        return levels
+        notes.append("rescale slope 0, taken as 1")
+        factor = 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         units: Floats = levels * factor + (intercept[0] if intercept else 0.0)
         usable = np.isfinite(units.max() - units.min())

@@ -28,9 +28,10 @@ Outcome = Literal[
     "duplicate_image",
     "no_label",
     "withdrawn",
+    "unreadable",
 ]
 
-#: Every outcome a file can have, in the order in which they are judged.
+#: Every outcome a file can have.
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 #: One line a rejecting outcome: what the person who runs the preparation can do.
@@ -58,6 +59,7 @@ REMEDIES: dict[Outcome, str] = {
     "duplicate_image": "Nothing to do; this patient's image is kept once.",
     "no_label": "Add a row for this image to the label table, or leave the image out.",
     "withdrawn": "Nothing to do; the patient or the image was withdrawn. Take the file out of the folder.",
+    "unreadable": "Check the file's permissions and the disk, and run again; it is tried anew each time.",
 }
 
 

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from nc_medfl.data.inputs.archives import ARCHIVES, NPZ, list_members
+from nc_medfl.data.inputs.archives import ARCHIVES, NPZ, Members, list_members
 from nc_medfl.data.inputs.dicomdir import is_dicomdir, referenced_files
 from nc_medfl.data.inputs.files import FileList, SourceFile
+from nc_medfl.data.inputs.unreadable import reason
 from nc_medfl.errors import UserError
 
 _GIVE = "Give the folder with the images as --images, or one archive (.zip, .tar, .tar.gz), or a DICOMDIR."
@@ -37,7 +39,8 @@ def list_files(folder: Path, suffixes: Sequence[str] = ()) -> FileList:
         found, remarks = _found(folder, tuple(suffixes))
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror or type(error).__name__}). Check its permissions."
+            f"{folder}: it, or a folder below it, cannot be read ({error.strerror or type(error).__name__}). Check "
+            "the permissions of all folders; a run must know which files there are."
         ) from error
     if not found:
         wanted = f" that end in {', '.join(suffixes)}" if suffixes else ""
@@ -47,7 +50,9 @@ def list_files(folder: Path, suffixes: Sequence[str] = ()) -> FileList:
 
 def _found(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:
     if folder.is_dir():
-        return _opened(folder, _files_below(folder), suffixes)
+        below = _Below()
+        found, remarks = _opened(folder, below.files(folder), suffixes)
+        return found, remarks + below.remarks()
     if _is_archive(folder.name, (NPZ,)):
         return _opened(folder.parent, [folder.name], (NPZ,) if folder.name.lower().endswith(NPZ) else suffixes)
     if is_dicomdir(folder):
@@ -78,7 +83,10 @@ class _Archives:
 
     def open(self, root: Path, name: str, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:
         self.met += 1
-        members = list_members(root / name, suffixes)
+        try:
+            members = list_members(root / name, suffixes)
+        except PermissionError as error:
+            members = Members(flaw=("unreadable", reason(error)))
         for member in members.found:
             yield SourceFile(f"{name}/{member.name}", root, name, member.name, member.place, member.flaw)
         if members.flaw is not None:
@@ -108,32 +116,62 @@ def _opened(root: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> tupl
     return found, archives.remarks()
 
 
-def _files_below(root: Path) -> Iterator[str]:
-    """Relative name of each file that isn't hidden, every folder once.
+_Kind = Literal["folder", "link to a folder", "file", "other"]
 
-    Links to folders come last, so that a file has the name of the folder where it really lies. One to a folder above
-    the root would lead out of what was given, and is left out like any other circle.
-    """
-    above = {_identity(parent) for parent in root.resolve().parents}
-    seen = set(above)
-    waiting, links = [("", root)], list[tuple[str, Path]]()
-    while waiting or links:
-        name, folder = waiting.pop() if waiting else links.pop()
-        if (key := _identity(folder)) in seen:
-            continue
-        seen.add(key)
-        linked: list[tuple[str, Path]] = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append((f"{name}{entry.name}/", folder / entry.name))
-                elif entry.is_dir():
-                    linked.append((f"{name}{entry.name}/", folder / entry.name))
-                elif entry.is_file():
-                    yield f"{name}{entry.name}"
-        links = sorted([*links, *linked], reverse=True)
+
+@dataclass
+class _Below:
+    """What lies below a folder, and how many entries are neither files nor folders."""
+
+    others: int = 0
+
+    def files(self, root: Path) -> Iterator[str]:
+        """Relative name of each file that isn't hidden, every folder once.
+
+        Links to folders come last, so that a file has the name of the folder where it really lies. One to a folder
+        above the root would lead out of what was given, and is left out like any other circle.
+        """
+        above = {_identity(parent) for parent in root.resolve().parents}
+        seen = set(above)
+        waiting, links = [("", root)], list[tuple[str, Path]]()
+        while waiting or links:
+            name, folder = waiting.pop() if waiting else links.pop()
+            if (key := _identity(folder)) in seen:
+                continue
+            seen.add(key)
+            linked: list[tuple[str, Path]] = []
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    kind = _kind_of(entry)
+                    if kind == "folder":
+                        waiting.append((f"{name}{entry.name}/", folder / entry.name))
+                    elif kind == "link to a folder":
+                        linked.append((f"{name}{entry.name}/", folder / entry.name))
+                    elif kind == "file":
+                        yield f"{name}{entry.name}"
+                    else:
+                        self.others += 1
+            links = sorted([*links, *linked], reverse=True)
+
+    def remarks(self) -> list[str]:
+        """One line, without names, where something was left out."""
+        if not self.others:
+            return []
+        return [f"{self.others} entries of the folder are no files (links that lead nowhere, pipes) and are left out."]
+
+
+def _kind_of(entry: os.DirEntry[str]) -> _Kind:
+    try:
+        if entry.is_dir():
+            return "link to a folder" if entry.is_symlink() else "folder"
+        return "file" if entry.is_file() else "other"
+    except OSError:
+        # A link in a circle, or to what is forbidden; of anything else the type is known without asking.
+        if not entry.is_symlink():
+            raise
+        return "other"
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -95,6 +95,17 @@ def test_monochrome1_is_inverted_after_the_window(ramp):
     np.testing.assert_allclose(inverted.pixels, 1 - plain.pixels, atol=1e-6)
 
 
+def test_slope_of_zero_is_no_slope_and_its_intercept_counts(ramp):
+    shown = to_display(
+        ramp,
+        header(RescaleSlope="0", RescaleIntercept="-1000", WindowCenter="-500", WindowWidth="1000"),
+        inverted=False,
+    )
+    # PS3.3 C.11.2.1.2.1, by hand: values one thousand lower, about a centre one thousand lower.
+    expected = np.clip((ramp - 1000.0 - (-500 - 0.5)) / 999 + 0.5, 0, 1)
+    np.testing.assert_allclose(shown.pixels, expected, atol=1e-6)
+
+
 def test_slope_of_zero_is_no_slope(ramp):
     with_slope = to_display(ramp, header(RescaleSlope="0", WindowCenter="500", WindowWidth="1000"), inverted=False)
     assert with_slope.voi_source == "window:LINEAR"
