@@ -45,13 +45,16 @@ def export_model(
     from nc_medfl.inference.model_file import CARD, DESCRIPTION, WEIGHTS, read_model
 
     _check_out(model, out)
-    with progress_bar("writing the model file") as advance:
-        advance(0, 1)
-        _portable(model, out, sites, size)
-        advance(1, 1)
-    loaded = read_model(out)
     wanted = {"onnx": onnx, "torchscript": torchscript, "bundle": bundle}
-    checked = _exports(loaded, out, wanted)
+    try:
+        with progress_bar("writing the model file") as advance:
+            advance(0, 1)
+            _portable(model, out, sites, size)
+            advance(1, 1)
+        loaded = read_model(out)
+        checked = _exports(loaded, out, wanted)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}). Give OUT another folder.") from error
     paths = [out / name for name in (DESCRIPTION, WEIGHTS, CARD)]
     lines = [f"{path}: scores within {worst:.1e} of the model's" for path, worst in checked.items()]
     payload: dict[str, Any] = {

@@ -46,6 +46,10 @@ def predict(
     if split not in (None, "train", "val", "test"):
         raise UserError(f"--split {split}: there are train, val and test.")
     loaded = open_model(model)
+    if dicom_sr is not None:
+        from nc_medfl.inference.structured_report import make_folder
+
+        make_folder(dicom_sr)
     outcomes: Counter[str] = Counter()
 
     def each(prediction: Prediction) -> None:

@@ -36,11 +36,15 @@ def report(
         raise UserError("report: give either RUN or --compare A B.")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: no folder {out.parent}. Make it, or give another file.")
-    if compare is not None:
-        if site is not None:
-            raise UserError("report: --site goes with RUN, not with --compare.")
-        page = write_comparison(*compare, out=out)
-    else:
-        assert run is not None
-        page = write_report(run, site=site, out=out)
+    if compare is not None and site is not None:
+        raise UserError("report: --site goes with RUN, not with --compare.")
+    try:
+        if compare is not None:
+            page = write_comparison(*compare, out=out)
+        else:
+            assert run is not None
+            page = write_report(run, site=site, out=out)
+    except OSError as error:
+        place = out or run or (compare or [None])[0]
+        raise UserError(f"{place}: cannot be written ({error.strerror}). Give --out another file.") from error
     emit({"report": str(page)}, [str(page)], as_json)

@@ -1,11 +1,13 @@
 """A MONAI bundle of a model: what MONAI's users expect, checked by ``monai.bundle`` before it is kept.
 
-Its network is TorchScript's, so that whoever runs the bundle needs MONAI and not this package.
+Its network is TorchScript's, so that whoever runs the bundle needs MONAI and not this package. It gives the scores
+alone: MONAI's tools take a network's output for one tensor.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from nc_medfl.data.store import write_json
 from nc_medfl.errors import UserError
 from nc_medfl.inference.card import card_of
 from nc_medfl.inference.description import ModelDescription
-from nc_medfl.inference.exports import TOLERANCE, export_torchscript, exported, has_queries, sample_images
+from nc_medfl.inference.exports import TOLERANCE, export_torchscript, exported, sample_images
 from nc_medfl.inference.model_file import PortableModel
+from nc_medfl.inference.pixels import to_input
 
 BUNDLE = "bundle"
 _MARKER = "configs/metadata.json"
@@ -53,8 +57,8 @@ def export_bundle(model: PortableModel, folder: Path) -> float:
 def _write(model: PortableModel, folder: Path) -> None:
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir(parents=True)
-    export_torchscript(model, folder / "models" / "model.ts")
-    write_json(folder / "configs" / "metadata.json", _metadata(model.description, has_queries(model)))
+    export_torchscript(model, folder / "models" / "model.ts", attention=False)
+    write_json(folder / "configs" / "metadata.json", _metadata(model.description))
     write_json(folder / "configs" / "inference.json", _inference(model.description))
     (folder / "docs" / "README.md").write_text(card_of(model.description), encoding="utf-8")
     (folder / "docs" / "model.json").write_text(
@@ -62,7 +66,7 @@ def _write(model: PortableModel, folder: Path) -> None:
     )
 
 
-def _metadata(d: ModelDescription, attention: bool) -> dict[str, Any]:
+def _metadata(d: ModelDescription) -> dict[str, Any]:
     import monai
 
     side, channels = d.preprocessing.image_size, d.network.in_channels
@@ -106,13 +110,13 @@ def _metadata(d: ModelDescription, attention: bool) -> dict[str, Any]:
             },
             "outputs": {"pred": scores},
         },
-        "nc_medfl": {"model": d.fingerprint, "preprocessing": d.preprocessing.model_dump(mode="json")}
-        | ({"second_output": "attention [B, heads, C, H*W]"} if attention else {}),
+        "nc_medfl": {"model": d.fingerprint, "preprocessing": d.preprocessing.model_dump(mode="json")},
     }
 
 
 def _inference(d: ModelDescription) -> dict[str, Any]:
-    size = d.preprocessing.image_size
+    size, mean, std = d.preprocessing.image_size, list(d.preprocessing.mean), list(d.preprocessing.std)
+    channel_wise = len(mean) > 1
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
@@ -129,9 +133,10 @@ def _inference(d: ModelDescription) -> dict[str, Any]:
                 {"_target_": "RepeatChannel", "repeats": d.network.in_channels},
                 {
                     "_target_": "NormalizeIntensity",
-                    "subtrahend": list(d.preprocessing.mean),
-                    "divisor": list(d.preprocessing.std),
-                    "channel_wise": len(d.preprocessing.mean) > 1,
+                    # MONAI takes a list for channels one by one, and one number for all of them.
+                    "subtrahend": mean if channel_wise else mean[0],
+                    "divisor": std if channel_wise else std[0],
+                    "channel_wise": channel_wise,
                 },
             ],
         },
@@ -143,23 +148,54 @@ def _verify(model: PortableModel, folder: Path) -> float:
     """The bundle's own words parsed and run by ``monai.bundle``; no schema is fetched from anywhere."""
     from monai.bundle import ConfigParser
 
+    meta, config = (str(folder / "configs" / name) for name in ("metadata.json", "inference.json"))
+    _verify_shapes(meta, config, folder)
     parser = ConfigParser()
-    parser.read_meta(str(folder / "configs" / "metadata.json"))
-    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser.read_meta(meta)
+    parser.read_config(config)
     parser["bundle_root"] = str(folder)
     network = parser.get_parsed_content("network_def")
     said = parser["_meta_"]["network_data_format"]
     if len(said["outputs"]["pred"]["channel_def"]) != len(model.description.findings):
         raise UserError("--bundle: its metadata does not name every finding. Nothing was written.")
-    parser.get_parsed_content("preprocessing")
+    _verify_preprocessing(parser.get_parsed_content("preprocessing"), model.description, folder)
     shape = said["inputs"]["image"]
     image = sample_images(model, 2)
     if list(image.shape[1:]) != [shape["num_channels"], *shape["spatial_shape"]]:
         raise UserError("--bundle: its metadata states another input than the network's. Nothing was written.")
     with torch.no_grad():
-        found, wanted = network(image), exported(model)(image)
-    found, wanted = (part[0] if isinstance(part, tuple) else part for part in (found, wanted))
+        found, wanted = network(image), exported(model, attention=False)(image)
     worst = float((found - wanted).abs().max())
     if not worst <= TOLERANCE:
         raise UserError(f"--bundle: its scores differ by {worst:.2g}. Nothing was written.")
     return worst
+
+
+def _verify_shapes(meta: str, config: str, folder: Path) -> None:
+    """Have MONAI run the network on what the metadata state, and compare what comes out."""
+    from monai.bundle import verify_net_in_out
+    from monai.bundle.scripts import logger
+
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # it logs its arguments, paths among them
+    try:
+        verify_net_in_out(
+            net_id="network_def", meta_file=meta, config_file=config, device="cpu", bundle_root=str(folder)
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"--bundle: MONAI does not verify it ({error}). Nothing was written.") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _verify_preprocessing(preprocessing: Any, d: ModelDescription, folder: Path) -> None:
+    """Have MONAI read a picture of noise, and compare it with what the network was trained on."""
+    side = d.preprocessing.image_size
+    square = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        path = Path(scratch) / "noise.png"
+        Image.fromarray(square).save(path)
+        found = preprocessing(str(path)).as_tensor()
+    worst = float((found - to_input(square[None], d)[0]).abs().max())
+    if not worst <= TOLERANCE:
+        raise UserError(f"--bundle: it prepares pictures otherwise, by {worst:.2g}. Nothing was written.")

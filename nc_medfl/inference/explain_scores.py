@@ -63,6 +63,7 @@ def score_stores(
         raise UserError(f"--boxes: {len(boxes)} tables for {len(stores)} stores. Give one a store, in their order.")
     opened = [_open(model, path) for path in stores]
     places = [boxes_in_store(store, path) for store, path in zip(opened, boxes, strict=True)] if boxes else []
+    _make(out)
     total = sum(len(store.positions(split)) for store in opened)
     done = 0
     parts: list[dict[str, Floats]] = []
@@ -92,14 +93,25 @@ def score_stores(
     return written
 
 
-def _clear(out: Path) -> None:
-    """Make the folder, without tables of an earlier run, which may be another model's."""
+def _make(out: Path) -> None:
+    """Make the folder: one that can't be made is told before anything is measured."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _clear(out: Path) -> None:
+    """Take away tables of an earlier run, which may be another model's."""
+    try:
         for name in (DELETION_CSV, POINTING_CSV):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.") from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.")
 
 
 def _open(model: PortableModel, path: Path) -> Store:

@@ -108,9 +108,15 @@ def export_onnx(model: PortableModel, path: Path) -> float:
     return worst
 
 
-def export_torchscript(model: PortableModel, path: Path) -> float:
-    """Write TorchScript, load it again, and compare; as :func:`export_onnx`."""
-    network, jit = exported(model), cast("Any", torch.jit)
+def export_torchscript(model: PortableModel, path: Path, *, attention: bool = True) -> float:
+    """Write TorchScript, load it again, and compare; as :func:`export_onnx`.
+
+    Args:
+        model: as read.
+        path: of the file.
+        attention: whether a network with class queries gives their attention beside the scores.
+    """
+    network, jit = exported(model, attention=attention), cast("Any", torch.jit)
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         traced = jit.trace(network, sample_images(model, 2), check_trace=False)
     buffer = io.BytesIO()
@@ -122,14 +128,14 @@ def export_torchscript(model: PortableModel, path: Path) -> float:
     return worst
 
 
-def exported(model: PortableModel) -> Exported:
-    """The network without changes of memory layout, which other runtimes do themselves."""
+def exported(model: PortableModel, *, attention: bool = True) -> Exported:
+    """The network without changes of memory layout, which other runtimes do themselves; see the exports for both."""
     network = build(model.description.network)
     network.load_state_dict(model.network.state_dict())
     for module in network.modules():
         if isinstance(module, ChannelsLast):
             module.enabled = False
-    return Exported(network, has_queries(model)).eval()
+    return Exported(network, attention and has_queries(model)).eval()
 
 
 def sample_images(model: PortableModel, count: int) -> Tensor:

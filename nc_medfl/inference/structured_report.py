@@ -56,8 +56,8 @@ def write_report_of(prediction: Prediction, model: PortableModel, folder: Path) 
     _check(content, source, prediction.answer)
     path = folder / f"{report.SOPInstanceUID}.dcm"
     temporary = path.with_name(f".{path.name}.tmp")
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # Readable by its owner alone: it names the patient.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(content)
@@ -66,8 +66,24 @@ def write_report_of(prediction: Prediction, model: PortableModel, folder: Path) 
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"--dicom-sr {folder}: cannot be written ({error.strerror}). Give another folder.") from error
+        raise _unwritable(folder, error) from error
     return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for reports, where it is missing.
+
+    Raises:
+        UserError: if it can't be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"--dicom-sr {folder}: cannot be written ({error.strerror}). Give another folder.")
 
 
 def _source(prediction: Prediction) -> Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from nc_medfl.cli.main import app
@@ -82,6 +83,52 @@ def test_every_export_takes_any_number_of_images(run: tuple[Path, torch.nn.Modul
         told = told[0] if isinstance(told, tuple) else told
         for scores in (out, told.numpy()):
             np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_monai_verifies_a_bundle_and_runs_it_on_a_picture(run: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser, verify_net_in_out
+
+    folder, network = run
+    store = open_store(folder / "sites" / "alpha" / "store")
+    out = folder / "bundled"
+    code, text = call("export-model", folder / "model_best.pt", out, "--size", store.size, "--bundle")
+    assert code == 0, text
+    configs = out / "bundle" / "configs"
+    given = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    verify_net_in_out(net_id="network_def", bundle_root=str(out / "bundle"), device="cpu", **given)
+    picture = store.images([0])[0]
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    parser = ConfigParser()
+    parser.read_config(given["config_file"])
+    parser["bundle_root"], parser["image"] = str(out / "bundle"), str(tmp_path / "one.png")
+    image = parser.get_parsed_content("preprocessing")(parser["image"])[None].as_tensor()
+    with torch.inference_mode():
+        told = parser.get_parsed_content("network_def")(image)
+        expected = torch.sigmoid(network(torch.from_numpy(picture[None, None].astype(np.float32) / 255)).logits)
+    np.testing.assert_allclose(told.numpy(), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export-model", "{run}/model", "{file}/out"),
+        ("export-model", "{run}/model_best.pt", "{file}/out", "--size", 32),
+        ("predict", "{run}/model", "{file}", "--dicom-sr", "{file}"),
+        ("predict", "{run}/model", "{file}", "--dicom-sr", "{file}/out"),
+        ("predict", "{run}/model", "{file}", "--out", "{file}/out.csv"),
+        ("explain", "{run}/model", "{run}/sites/alpha/store", "--score", "--out", "{file}/out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_in_one_line(
+    run: tuple[Path, torch.nn.Module], tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    file = tmp_path / "afile"
+    file.write_text("x")
+    code, text = call(*(str(word).format(run=run[0], file=file) for word in words))
+    assert code == 2, text
+    assert f"{file}" in text
+    assert "cannot be written" in text.splitlines()[-1]
+    assert file.read_text() == "x"
 
 
 def test_a_model_file_that_was_changed_or_holds_a_pickle_is_refused(run: tuple[Path, torch.nn.Module]) -> None:
