@@ -6,6 +6,7 @@ images that sites hold back. They are no confidence interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ FEDERATION_COLUMNS = (
     "reason",
 )
 METRICS = ("auc", "brier", "ece")
+#: After the point, of a bound.
+_DIGITS = 6
 TEST, MACRO = "test", "macro"
 NO_SITE = "no site sends a histogram of it"
 
@@ -112,8 +115,8 @@ def _finding_rows(parts: Sequence[FindingRuns], labels: Sequence[tuple[int, int]
         {
             "metric": metric,
             "value": _or_none(bounds.value),
-            "low": _or_none(bounds.low),
-            "high": _or_none(bounds.high),
+            "low": _or_none(_outward(bounds.low, -1)),
+            "high": _or_none(_outward(bounds.high, 1)),
             "n_sites": len(parts),
             "n_positive": positives.total,
             "n_annotated": positives.total + negatives.total,
@@ -141,6 +144,8 @@ def _macro(rows: Sequence[Row], metric: str, n_findings: int) -> Row:
     """The mean over findings; the mean of bounds bounds the mean."""
     told = [row for row in rows if row["metric"] == metric and row["value"] is not None]
     means = {name: float(np.mean([row[name] for row in told])) if told else None for name in ("value", "low", "high")}
+    if means["low"] is not None and means["high"] is not None:
+        means |= {"low": _outward(means["low"], -1), "high": _outward(means["high"], 1)}
     totals = {name: sum(row[name] for row in told) for name in ("n_positive", "n_annotated", "n_withheld")}
     reason = f"mean over {len(told)} of {n_findings} findings" if told else "undefined for every finding"
     return {
@@ -150,6 +155,12 @@ def _macro(rows: Sequence[Row], metric: str, n_findings: int) -> Row:
         **totals,
         "reason": reason,
     }
+
+
+def _outward(bound: float, way: int) -> float:
+    """A bound with no more digits than the table has; cut off as they are elsewhere, it would bound no longer."""
+    whole = round(bound * 10**_DIGITS, 6)  # 0.29 is no less than 0.29 for its binary digits
+    return bound if math.isnan(bound) else (math.floor(whole) if way < 0 else math.ceil(whole)) / 10**_DIGITS
 
 
 def _or_none(value: float) -> float | None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from nc_medfl.config import JobSettings, PrivacySettings
 from nc_medfl.evaluation.patients import Scored
+from nc_medfl.evaluation.result_tables import write_rows
 from nc_medfl.federation import audit, keys
 from nc_medfl.federation.federation_wide import NO_SITE, federation_rows, write_federation
 from nc_medfl.federation.refusal import RefusedUpdate
@@ -69,6 +71,20 @@ def test_what_the_server_works_out_bounds_the_auc_of_all_patients_together(
             assert row["low"] - 1e-9 <= exact <= row["high"] + 1e-9
     macro = next(r for r in rows if (r["finding"], r["metric"]) == ("macro", "brier"))
     assert macro["value"] is None or macro["low"] <= macro["value"] <= macro["high"]
+
+
+def test_bounds_still_bound_when_they_are_written_with_six_digits(tmp_path: Any) -> None:
+    scores, labels = (np.repeat([column], 2, axis=0).T for column in ([0.5, 0.1, 0.2, 0.9], [1.0, 0.0, 0.0, 0.0]))
+    site = SimpleNamespace(scores=scores, labels=labels, patients=np.arange(4))
+    text = counts_text({"test": site}, FINDINGS, PrivacySettings(min_bin_patients=1))
+    told = read_counts({keys.HISTOGRAMS: text}, FINDINGS, 1000)
+    assert told is not None
+    rows = federation_rows({"one": told}, rows_of("one", site), FINDINGS, run="r", model="m")
+    table = pd.read_csv(write_rows(pd.DataFrame(rows), tmp_path / "federation.csv"))
+    found = table[table["metric"] == "auc"]
+    # The one positive is above two of three negatives, and every score is alone in its bin.
+    assert found["low"].tolist() == [0.666666] * 3
+    assert found["high"].tolist() == [0.666667] * 3
 
 
 def test_the_audit_trail_counts_the_runs_that_leave_and_keeps_none_of_them() -> None:
