@@ -30,7 +30,7 @@ def run_question(
     from nc_medfl.federation.workflows.outcome import complete, outcome_of
     from nc_medfl.report import write_report
 
-    settings = complete(settings)
+    settings = complete(settings, server_is_here=environment.name != "prod")
     stores = _stores(settings, sites) if sites else {}
     needed = [sites, job_folder, Path(settings.model) if settings.model else None]
     needed += [store.folder for store in stores.values()]

@@ -46,21 +46,22 @@ class Outcome:
     has_metrics: bool = False
 
 
-def complete(settings: JobSettings) -> JobSettings:
+def complete(settings: JobSettings, *, server_is_here: bool = False) -> JobSettings:
     """The settings of a job, with what its model says of itself where the file can be read here.
 
     Args:
         settings: of any kind; only those of ``evaluate`` change. Its name and how it measures stay the job's.
+        server_is_here: the server will run on this machine, so that the file must be here too.
 
     Raises:
-        UserError: if it names no model, or the file is no model.
+        UserError: if it names no model, or the file is no model, or isn't there and must be.
     """
     if settings.kind != "evaluate":
         return settings
     if settings.model is None:
         raise UserError("model: no model named. Add --set model=PATH with a run's model_best.pt.")
     path = Path(settings.model).resolve()
-    if not path.is_file():
+    if not (path.is_file() or server_is_here):
         return settings  # it may lie on the server's disk alone, which says so if it doesn't
     _, trained, _ = load_model(path)
     own = ("name", "kind", "evaluation", "federation", "tracking")
