@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    synthetic hospitals, federation, report (two to three minutes on 2 cores)"
+	@echo "make demo    synthetic hospitals, federation, report (four to five minutes on 2 cores)"
 	@echo "make test    the test suite"
 	@echo "make test-faults  whole federations, and what breaks in them (Linux, root; iproute2)"
 	@echo "make fuzz    5,000 mutated DICOM files (FUZZ_CASES, FUZZ_SEED)"

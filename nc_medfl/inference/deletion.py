@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -78,15 +77,17 @@ def area_between(upper: Floats, lower: Floats) -> Floats:
 
 
 def points_at(map_: npt.NDArray[np.floating[Any]], size: int) -> tuple[int, int] | None:
-    """Row and column of the maximum of a map ``[h, w]`` resized to a square; the first of equal ones.
+    """Row and column, in a square, of the middle of the map's highest cell ``[h, w]``; the first of equal ones.
+
+    A map that is resized smoothly is highest in the middle of that cell, too; but at the rim it stays as high as that
+    to the edge, and its first highest pixel would be the outermost on two sides alone.
 
     None for a map that is the same everywhere (Grad-CAM where nothing raised the score): it points nowhere.
     """
     if not np.ptp(map_) > 0:
         return None
-    large = cv2.resize(map_.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    row, column = np.unravel_index(int(np.argmax(large)), large.shape)
-    return int(row), int(column)
+    row, column = np.unravel_index(int(np.argmax(map_)), map_.shape)
+    return int((row + 0.5) * size / map_.shape[0]), int((column + 0.5) * size / map_.shape[1])
 
 
 def mean_rows(

@@ -107,6 +107,8 @@ def test_a_hit_is_inside_with_the_upper_left_edge_and_without_the_lower_right() 
     assert np.argwhere(mask).tolist() == [[1, 1], [1, 2]]
     assert np.argwhere(box_mask([Box("Mass", 3.1, 2.1, 0.2, 0.2)], 5)).tolist() == [[2, 3]]
     assert points_at(np.array([[0, 0], [0, 1.0]]), 4) == (3, 3)
+    assert points_at(np.array([[1.0, 0], [0, 0]]), 4) == (1, 1)  # the middle of a cell at the rim, as of any other
+    assert points_at(np.eye(3), 9) == (1, 1)
 
 
 def test_means_are_over_positives_and_the_macro_over_findings_that_have_some() -> None:
