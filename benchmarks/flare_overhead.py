@@ -104,7 +104,7 @@ def bare(content: dict[str, Any], sites: str, scratch: str, started: float) -> d
     ended, model = [], {}
     for done in federation.rounds():
         ended.append(time.time() - started)
-        model = done.model
+        model = done.handed_out
     torch.save({"first": build_network(settings).state_dict(), "last": model}, Path(scratch) / "bare.pt")
     return {"ended": ended, "threads": torch.get_num_threads(), **exchanged(federation, model)}
 
