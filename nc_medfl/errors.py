@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class NcMedflError(Exception):
     """What the command line prints as one line before it ends.
@@ -31,3 +36,32 @@ class Stopped(NcMedflError):
     """A run that its user stopped, with what there is to say about what is left of it."""
 
     exit_code = 130
+
+
+@contextmanager
+def writing(place: Path, remedy: str, *, told_as: str | None = None) -> Iterator[None]:
+    """Have what the disk refuses while something is written told in one line.
+
+    Args:
+        place: the file or folder that is written.
+        remedy: what to do if it can't be.
+        told_as: what the message calls it; its path by default.
+
+    Raises:
+        UserError: in the place of an ``OSError``. One that names a file elsewhere was no writing, and says so.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        if isinstance(error.filename, str | bytes | os.PathLike):
+            named = Path(os.fsdecode(error.filename))
+            if not _is_of(named, place):
+                raise UserError(f"{named}: cannot be read ({reason}). Check its permissions and the disk.") from error
+        raise UserError(f"{told_as or place}: cannot be written ({reason}). {remedy}") from error
+
+
+def _is_of(named: Path, place: Path) -> bool:
+    """Whether a path is the place, in it, on the way to it, or a temporary one beside it."""
+    line = (named, *named.parents)
+    return place in line or named in place.parents or any(path.name.startswith(f".{place.name}.") for path in line)

@@ -33,7 +33,7 @@ from nc_medfl.cli.evaluate_options import (
 )
 from nc_medfl.cli.options import AsJson
 from nc_medfl.cli.run import interval_text, summary_of
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,10 +156,8 @@ def _write(measured: Measured, compared: pd.DataFrame | None, folder: Path) -> l
     from nc_medfl.evaluation.compare import write_comparisons
     from nc_medfl.evaluation.decide import write_decisions
 
-    try:
+    with writing(folder, "Give --out another folder."):
         folder.mkdir(parents=True, exist_ok=True)
         metrics, _ = write_metrics(measured.rows, folder)
         paths = [metrics, *write_decisions(measured.tables, folder)]
         return paths if compared is None else [*paths, write_comparisons(compared, folder)]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error

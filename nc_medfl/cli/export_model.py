@@ -10,7 +10,7 @@ import typer
 
 from nc_medfl.cli.console import emit, progress_bar
 from nc_medfl.cli.options import AsJson
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 
 if TYPE_CHECKING:
     from nc_medfl.inference.model_file import PortableModel
@@ -46,15 +46,13 @@ def export_model(
 
     _check_out(model, out)
     wanted = {"onnx": onnx, "torchscript": torchscript, "bundle": bundle}
-    try:
+    with writing(out, "Give OUT another folder."):
         with progress_bar("writing the model file") as advance:
             advance(0, 1)
             _portable(model, out, sites, size)
             advance(1, 1)
         loaded = read_model(out)
         checked = _exports(loaded, out, wanted)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Give OUT another folder.") from error
     paths = [out / name for name in (DESCRIPTION, WEIGHTS, CARD)]
     lines = [f"{path}: scores within {worst:.1e} of the model's" for path, worst in checked.items()]
     payload: dict[str, Any] = {

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nc_medfl.data.private import FOLDER, private_folder, write_private
 from nc_medfl.data.store import Store
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.pages import environment
 
 REVIEW = "review.html"
@@ -63,11 +63,9 @@ def write_review(store: Store, count: int = 100, seed: int = 0, progress: Progre
         .render(cards=cards, total=len(store), seed=seed, size=store.size, folder=FOLDER)
     )
     path = store.folder / FOLDER / REVIEW
-    try:
+    with writing(path, "Mend that and run again."):
         private_folder(store.folder)
         write_private(path, page.encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Mend that and run again.") from error
     return path
 
 

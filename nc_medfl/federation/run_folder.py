@@ -16,7 +16,7 @@ from typing import Any
 from nc_medfl import __version__
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import Store, write_json
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.federation import keys
 from nc_medfl.federation.site import label_statistics_rows
 from nc_medfl.labels import load_vocabulary
@@ -45,10 +45,8 @@ def fresh_folder(out: Path, keep: Iterable[Path] = ()) -> None:
     for needed in keep:
         if needed.resolve().is_relative_to(out.resolve()):
             raise UserError(f"{out}: would be emptied, but {needed} lies in it. Give --out another folder.")
-    try:
+    with writing(out, "Give --out another folder."):
         _empty(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.") from error
 
 
 def _empty(out: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nc_medfl.data.store import write_atomic, write_json
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.inference.looking import ATTENTION, Maps, look_at
 from nc_medfl.inference.model_file import PortableModel
 from nc_medfl.inference.overlay import jpeg, overlay, png
@@ -63,13 +63,11 @@ class ExplainWriter:
         check_findings(model, findings)
         self._model, self._out, self._findings = model, out, tuple(findings)
         self._shown: list[dict[str, Any]] = []
-        try:
+        with writing(out, "Give --out another folder."):
             for name in ("overlays", "maps"):
                 (out / name).mkdir(parents=True, exist_ok=True)
                 for stale in (out / name).glob("image-*"):
                     stale.unlink()
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.") from error
 
     def add(self, prediction: Prediction) -> int:
         """Explain one image that was answered; its number."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nc_medfl.data.boxes import Box, box_mask, boxes_in_store
 from nc_medfl.data.store import Store, open_store, write_atomic
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.inference.deletion import FRACTIONS, ORDERS, area_between, deletion_curves, mean_rows, points_at
 from nc_medfl.inference.looking import feature_map, look_at
 from nc_medfl.inference.model_file import PortableModel
@@ -31,6 +31,7 @@ COLUMNS = (
 )
 DELETION_CSV, POINTING_CSV = "deletion.csv", "pointing.csv"
 _BATCH = 64
+_REMEDY = "Give --out another folder."
 
 
 def score_stores(
@@ -95,23 +96,15 @@ def score_stores(
 
 def _make(out: Path) -> None:
     """Make the folder: one that can't be made is told before anything is measured."""
-    try:
+    with writing(out, _REMEDY):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
 
 
 def _clear(out: Path) -> None:
     """Take away tables of an earlier run, which may be another model's."""
-    try:
+    with writing(out, _REMEDY):
         for name in (DELETION_CSV, POINTING_CSV):
             (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"{out}: cannot be written ({error.strerror}). Give --out another folder.")
 
 
 def _open(model: PortableModel, path: Path) -> Store:

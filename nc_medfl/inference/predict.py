@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_medfl.errors import UserError
+from nc_medfl.errors import writing
 from nc_medfl.inference.model_file import PortableModel
 from nc_medfl.inference.reading import Given, read_given
 from nc_medfl.inference.scoring import POOLED, Answer, answer, operating_point
@@ -34,6 +34,7 @@ COLUMNS = (
     "unlike_reason",
 )
 
+_REMEDY = "Give --out another file."
 NO_REFERENCE = "the model file holds no reference of its training images"
 
 
@@ -151,13 +152,11 @@ def write_csv(path: Path, predictions: Iterator[Prediction], each: Callable[[Pre
     """
     temporary = path.with_name(f".{path.name}.tmp")
     done = 0
-    try:
+    with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Give --out another file.") from error
     try:
-        with stream:
+        with writing(path, _REMEDY), stream:
             writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
             for prediction in predictions:
@@ -166,10 +165,7 @@ def write_csv(path: Path, predictions: Iterator[Prediction], each: Callable[[Pre
                 done += 1
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Give --out another file.") from error
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.inference.description import ModelDescription
 from nc_medfl.inference.model_file import PortableModel
 from nc_medfl.inference.predict import Prediction, shown
@@ -57,16 +58,17 @@ def write_report_of(prediction: Prediction, model: PortableModel, folder: Path) 
     path = folder / f"{report.SOPInstanceUID}.dcm"
     temporary = path.with_name(f".{path.name}.tmp")
     make_folder(folder)
-    try:
-        # Readable by its owner alone: it names the patient.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _unwritable(folder, error) from error
+    with _writing(folder):
+        try:
+            # Readable by its owner alone: it names the patient.
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     return path
 
 
@@ -76,14 +78,12 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: if it can't be made, or is a file.
     """
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"--dicom-sr {folder}: cannot be written ({error.strerror}). Give another folder.")
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return writing(folder, "Give another folder.", told_as=f"--dicom-sr {folder}")
 
 
 def _source(prediction: Prediction) -> Dataset:

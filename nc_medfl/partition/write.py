@@ -14,7 +14,7 @@ import pandas as pd
 from nc_medfl import __version__
 from nc_medfl.config import SiteConfig, save_site_config
 from nc_medfl.data.store import Store, copy_rows, write_json, write_store
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.partition.describe import SiteDescription, describe_sites
 from nc_medfl.partition.natural import NaturalSettings, plan_natural
 from nc_medfl.partition.picture import draw_description
@@ -68,14 +68,12 @@ def partition_store(
         plan = plan_natural(pool.manifest, pool.vocabulary.findings, settings)
     else:
         plan = plan_partition(pool.manifest, pool.vocabulary.findings, settings)
-    try:
+    with writing(out, "Give --out another place."):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
             fresh = Path(scratch) / "new"
             info, description = _write(pool, plan, settings, fresh, progress)
             _put_in_place(fresh, out, Path(scratch) / "old")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error
     return Partition(out, info, description)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nc_medfl.data.store import write_atomic
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.pages import environment
 from nc_medfl.report import plots, tables
 from nc_medfl.report.audience import for_federation, guard_comparisons
@@ -47,7 +47,8 @@ def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path
         .render(_context(a, b, sites, findings, _paired(first, second, max(a.minimum, b.minimum))))
     )
     path = out or first / COMPARE_HTML
-    write_atomic(path, page.encode("utf-8"))
+    with writing(path, "Give --out another file."):
+        write_atomic(path, page.encode("utf-8"))
     return path
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nc_medfl.data.store import write_atomic
+from nc_medfl.errors import writing
 from nc_medfl.evaluation.tables import POOLED
 from nc_medfl.pages import environment
 from nc_medfl.report import curve_plots, plots, sections, tables, words
@@ -45,13 +46,15 @@ def write_report(run_folder: Path, site: str | None = None, out: Path | None = N
         The path of the page.
 
     Raises:
-        UserError: if ``metrics.csv`` is missing, a file is damaged, or the run has no such site.
+        UserError: if ``metrics.csv`` is missing, a file is damaged, the run has no such site, or the page can't be
+            written.
     """
-    read = read_run_folder(run_folder)
-    data = for_federation(read) if site is None else for_site(read, site)
-    page = environment("nc_medfl.report").get_template("report.html.j2").render(_context(data, site))
     path = out or run_folder / (REPORT_HTML if site is None else f"report_{_FILE_NAME.sub('_', site)}.html")
-    write_atomic(path, page.encode("utf-8"))
+    with writing(path, "Give --out another file."):
+        read = read_run_folder(run_folder)
+        data = for_federation(read) if site is None else for_site(read, site)
+        page = environment("nc_medfl.report").get_template("report.html.j2").render(_context(data, site))
+        write_atomic(path, page.encode("utf-8"))
     return path
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nc_medfl.data.manifest import LABEL, RAW
 from nc_medfl.data.store import Store, write_atomic
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 
 EXPORT = "export"
 MANIFEST_CSV = "manifest.csv"
@@ -58,11 +58,9 @@ def begin(store: Store, kind: str, suffix: str, folder: Path | None = None) -> t
     odd = next((name for name in names if not _SAMPLE.fullmatch(name)), None)
     if odd is not None:
         raise UserError(f"{store.folder}: a sample_id is not usable as a file name. Prepare the store again.")
-    try:
+    with writing(folder, "Mend that and export again."):
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder, suffix, set(names.values()))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Mend that and export again.") from error
     return folder, names
 
 
@@ -83,14 +81,10 @@ def put(path: Path, content: bytes) -> bool:
     Raises:
         UserError: if it can't be written.
     """
-    try:
+    with writing(path.parent, "Mend that and export again; what is done is kept."):
         if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
             return False
         write_atomic(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: cannot be written ({error.strerror}). Mend that and export again; what is done is kept."
-        ) from error
     return True
 
 

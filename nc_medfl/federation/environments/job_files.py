@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from nc_medfl.config import JobSettings
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 from nc_medfl.federation.jobs import recipe_builder
 
 
@@ -39,9 +39,7 @@ def write_job(settings: JobSettings, job_folder: Path | None, out: Path, *, min_
     recipe = recipe_builder(job_folder)(settings, min_clients=min_clients)
     with tempfile.TemporaryDirectory(prefix="nc_medfl-") as scratch:
         recipe.export(job_dir=scratch)
-        try:
+        with writing(out, "Give another folder."):
             out.mkdir(parents=True, exist_ok=True)
             shutil.copytree(Path(scratch) / settings.name, target)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror}). Give another folder.") from error
     return target
