@@ -54,7 +54,7 @@ bench: bench-training
 	$(BIN)/python benchmarks/prepare.py --json build/bench-prepare.json --csv build/bench-prepare.csv
 	$(BIN)/python benchmarks/aggregator.py --json build/bench-aggregator.json --csv build/bench-aggregator.csv
 	$(BIN)/python benchmarks/transfer.py --json build/bench-transfer.json --csv build/bench-transfer.csv
-	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json
+	$(BIN)/python benchmarks/flare_overhead.py --json build/bench-flare.json --csv build/bench-flare.csv
 	$(BIN)/python benchmarks/memory_rounds.py --json build/bench-memory.json --csv build/bench-memory.csv
 	$(BIN)/python benchmarks/wire.py --json build/bench-wire.json --csv build/bench-wire.csv
 	$(BIN)/python benchmarks/metrics.py --json build/bench-metrics.json --csv build/bench-metrics.csv

@@ -1,6 +1,7 @@
 """What FLARE costs: its simulator beside a bare loop in one process, over the same rounds and updates.
 
-    python benchmarks/flare_overhead.py [--json FILE] [--rounds 20] [--images 160] [--sites 4] [--backbone resnet18]
+    python benchmarks/flare_overhead.py [--json FILE] [--csv FILE] [--rounds 20] [--images 160]
+        [--sites 4] [--backbone resnet18]
 
 Sites of noise at 64 pixels. Rows:
 
@@ -28,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 import statistics
@@ -37,6 +37,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from timing import save
 
 CORES = os.cpu_count() or 1
 #: Of the weights' distance from each other over the distance that training moved them, with the same threads.
@@ -234,6 +236,7 @@ def main() -> int:
     """Run, print a table, write JSON on request; fails where the weights differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the results as a JSON list")
+    parser.add_argument("--csv", type=Path, help="write the results as CSV")
     parser.add_argument("--rounds", type=int, default=20, help="two or more")
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--images", type=int, default=160, help="a site; three fifths of them to train on")
@@ -251,8 +254,7 @@ def main() -> int:
             f"{entry['name']:14} {entry['value']:10.4g} {entry['unit']:12} {entry['ratio']:7.3f} of {entry['baseline']}"
             + ("" if target is None else f" (target {target:g}: {verdict})")
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, arguments.json, arguments.csv)
     return 0 if next(entry for entry in results if entry["name"] == "weights")["ratio"] <= 1 else 1
 
 
