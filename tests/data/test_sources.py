@@ -25,7 +25,7 @@ PLAIN = "file,Effusion\nMüller.dcm,1\nb.dcm,0\n"
         # Columns that were once in use: NIH's own table ends every line with a comma.
         PLAIN.replace("\n", ",,\n").encode(),
         b"file,Effusion\nM\xc3\xbcller.dcm,1,,\nb.dcm,0\n",
-        gzip.compress(PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
         # How a spreadsheet says which separator it used.
         b"\xef\xbb\xbfsep=;\r\n" + PLAIN.replace("\n", "\r\n").replace(",", ";").encode(),
         b'"sep=,"\n' + PLAIN.encode(),
@@ -40,7 +40,7 @@ def test_a_table_is_read_however_it_was_saved(tmp_path, content):
     assert table.to_numpy().tolist() == [["Müller.dcm", "1"], ["b.dcm", "0"]]
 
 
-_GZIP = gzip.compress(PLAIN.encode() * 1000)
+_GZIP = gzip.compress(PLAIN.encode() * 1000, mtime=0)
 
 
 @pytest.mark.parametrize(
