@@ -67,7 +67,7 @@ class Table:
 
     def counted(self, value: float, minimum: int = 1) -> Cell:
         """A whole number, or that it is withheld where it is NaN."""
-        return count(value) if value == value else self.undefined(f"withheld: a count from 1 to {minimum - 1}")
+        return count(value) if value == value else self.undefined(small(minimum))
 
     @property
     def csv(self) -> str:
@@ -118,6 +118,11 @@ class Table:
         extra, note = _interval(row, digits) if interval else ("", "")
         tone = float(np.clip((value - 0.5) * 2, 0, 1)) if shade else None
         return Cell(decimal(value, digits), f"{value:.6g}", extra, self.mark(note), note, tone)
+
+
+def small(minimum: int) -> str:
+    """Why a count is not shown."""
+    return f"withheld: fewer than {minimum} images, or it would give such a count away"
 
 
 def csv_address(text: str) -> str:

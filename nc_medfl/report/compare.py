@@ -12,10 +12,11 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError, writing
 from nc_medfl.pages import environment
 from nc_medfl.report import plots, tables
-from nc_medfl.report.audience import for_federation, guard_comparisons
+from nc_medfl.report.audience import for_federation
 from nc_medfl.report.cells import Cell, Table, decimal
 from nc_medfl.report.differences import differences
 from nc_medfl.report.reading import RunTables, read_extra, read_run_folder
+from nc_medfl.report.withholding import guard_comparisons
 
 COMPARE_HTML = "compare.html"
 

@@ -10,7 +10,7 @@ import pandas as pd
 from nc_medfl.labels import NO_FINDING
 from nc_medfl.partition.describe import label_skew, total_variation
 from nc_medfl.report.audience import shown_counts
-from nc_medfl.report.cells import Cell, Table, count, decimal
+from nc_medfl.report.cells import Cell, Table, count, decimal, small
 from nc_medfl.report.reading import RunTables
 
 
@@ -39,8 +39,11 @@ def label_tables(data: RunTables) -> LabelSkew | None:
         everywhere["known"] = data.everywhere["n_positive"] + data.everywhere["n_negative"]
     local = positive / known.where(known > 0)
     pooled = everywhere["positive"] / everywhere["known"].where(everywhere["known"] > 0)
-    told = positive.apply(lambda row: shown_counts(row.where(known.loc[row.name] > 0), data.minimum)[0], axis=1)
-    told = pd.DataFrame(told.to_list(), index=positive.index, columns=positive.columns)
+    shown = {name: shown_counts(row.where(known.loc[name] > 0), data.minimum) for name, row in positive.iterrows()}
+    told = pd.DataFrame([cells for cells, _ in shown.values()], index=positive.index, columns=positive.columns)
+    safe = pd.Series({name: total for name, (_, total) in shown.items()})
+    everywhere = everywhere.where(safe.notna(), axis=0)
+    pooled = pooled.where(safe.notna())
     alone = data.everywhere is None and len(data.sites) < 2
     return LabelSkew(
         _positives_table(told, known, None if alone else everywhere["positive"], data.minimum),
@@ -50,6 +53,7 @@ def label_tables(data: RunTables) -> LabelSkew | None:
 
 
 NOT_READ = "nobody reads for it here"
+TELLS = "withheld: it would tell of a site"
 
 
 def _positives_table(told: pd.DataFrame, known: pd.DataFrame, everywhere: pd.Series | None, minimum: int) -> Table:
@@ -70,14 +74,9 @@ def _positives_table(told: pd.DataFrame, known: pd.DataFrame, everywhere: pd.Ser
                 cells.append(Cell(f"{int(value):,}", str(int(value)), shade=float(value) / most))
         if everywhere is not None:
             total = float(everywhere[str(finding)])
-            cells.append(table.undefined("withheld: it would tell of other sites") if np.isnan(total) else count(total))
+            cells.append(table.undefined(TELLS) if np.isnan(total) else count(total))
         table.rows.append(cells)
     return table
-
-
-def small(minimum: int) -> str:
-    """Why a count is not shown."""
-    return f"withheld: fewer than {minimum} images, or it would give such a count away"
 
 
 def _prevalence_table(local: pd.DataFrame, told: pd.DataFrame, pooled: pd.Series | None, minimum: int) -> Table:
@@ -100,8 +99,10 @@ def _prevalence_table(local: pd.DataFrame, told: pd.DataFrame, pooled: pd.Series
                 cells.append(Cell(f"{100 * value:.1f}", f"{value:.6g}", shade=shade))
         if pooled is not None:
             whole = float(pooled[str(finding)])
-            known = not np.isnan(whole)
-            cells.append(Cell(f"{100 * whole:.1f}", f"{whole:.6g}") if known else table.undefined(NOT_READ))
+            if np.isnan(whole):
+                cells.append(table.undefined(TELLS if row.notna().any() else NOT_READ))
+            else:
+                cells.append(Cell(f"{100 * whole:.1f}", f"{whole:.6g}"))
         table.rows.append(cells)
     return table
 

@@ -170,9 +170,10 @@ def _facts(data: RunTables, place: str) -> list[tuple[str, str, str]]:
                 f"highest mean macro AUC on validation{chosen}",
             )
         )
-    annotated, positive = _test_size(data, place)
-    if annotated:
-        facts.append(("Test labels", f"{annotated:,}", f"known pairs of image and finding, {positive:,} positive"))
+    row = data.cell(place, "micro", "auc")
+    if row and row["n_annotated"]:
+        positive = "" if np.isnan(row["n_positive"]) else f", {int(row['n_positive']):,} positive"
+        facts.append(("Test labels", f"{int(row['n_annotated']):,}", f"known pairs of image and finding{positive}"))
     if data.updates is not None:
         lost = int((data.updates["outcome"] != "accepted").sum())
         facts.append(("Updates", f"{len(data.updates):,}", f"{lost} of them not used" if lost else "all taken"))
@@ -191,12 +192,6 @@ def _validation_score(data: RunTables, at_round: int) -> float | None:
         & (table["metric"] == "auc")
     ]["value"]
     return float(here.iloc[0]) if len(here) and not np.isnan(here.iloc[0]) else None
-
-
-def _test_size(data: RunTables, place: str) -> tuple[int, int]:
-    row = data.cell(place, "micro", "auc")
-    told = row is not None and row["n_positive"] == row["n_positive"]
-    return (int(row["n_annotated"]), int(row["n_positive"])) if row and told else (0, 0)
 
 
 def _meaning(value: float) -> str:
