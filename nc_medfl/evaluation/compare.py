@@ -31,6 +31,7 @@ COLUMNS = (
     *("low", "high", "p", "p_holm", "p_delong", "n_positive", "n_annotated", "reason", "sentence"),
 )
 
+NONE_FOR_BOTH = "no finding is defined for both"
 NOT_CALIBRATED = "not calibrated: nothing could be fitted on validation"
 
 #: Metrics of which a smaller value is the better one.
@@ -98,7 +99,7 @@ def compare_predictions(
         if not (pair[0].split == "test").any():
             continue
         about = {"model_a": names[0], "model_b": names[1], "site": site, "split": "test", "group": "all"}
-        rows += [{**about, **row} for row in _place(pair[0], pair[1], settings, seed)]
+        rows += [{**about, **row} for row in _place(pair[0], pair[1], names, settings, seed)]
     rows += _means(rows)
     for row in rows:
         row["sentence"] = sentence(row)
@@ -123,10 +124,18 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row |= {name: told[name].mean() for name in ("value_a", "value_b", "difference")}
         row |= {"site": ALL_SITES, "low": low, "high": high, "p": np.nan, "p_holm": np.nan, "p_delong": np.nan}
         row |= {name: int(part[name].sum()) for name in ("n_positive", "n_annotated")}
-        used = f"mean over {len(told)} of {len(part)} sites"
+        used = f"mean over {len(told)} of {len(part)} sites" if len(told) else _nowhere(part)
         rough = bool(told["reason"].str.contains(ROUGH, regex=False).any())
-        out.append({**row, "reason": used if len(told) else "undefined at every site", "rough": rough})
+        out.append({**row, "reason": used, "rough": rough})
     return out
+
+
+def _nowhere(part: pd.DataFrame) -> str:
+    """Why no site has a difference: both lack the number everywhere, or one does, or now one and now the other."""
+    lacks = [str(part[f"model_{x}"].iloc[0]) for x in "ab" if part[f"value_{x}"].isna().all()]
+    if len(lacks) == 1:
+        return f"undefined at every site for {lacks[0]}"
+    return "undefined at every site" if lacks else "at every site undefined for one of the two"
 
 
 def _scaled(table: Predictions, settings: EvaluationSettings) -> Predictions:
@@ -148,7 +157,9 @@ def _sample(predictions: Predictions, settings: EvaluationSettings) -> Sample:
     return prepare_sample(test.scores, test.labels, chosen.values, chosen.reasons)
 
 
-def _place(a: Predictions, b: Predictions, settings: EvaluationSettings, seed: int) -> list[dict[str, Any]]:
+def _place(
+    a: Predictions, b: Predictions, names: tuple[str, str], settings: EvaluationSettings, seed: int
+) -> list[dict[str, Any]]:
     test_a, test_b = a.of(split="test"), b.of(split="test")
     patients = test_a.patient
     samples = [_sample(a, settings), _sample(b, settings)]
@@ -178,7 +189,10 @@ def _place(a: Predictions, b: Predictions, settings: EvaluationSettings, seed: i
         for k, finding in enumerate((*test_a.findings, MACRO, MICRO)):
             defined = not np.isnan(difference[k])
             column = k if k < len(test_a.findings) else -1
-            remark = [_undefined(texts, metric, k, settings)] if not defined else [found.reasons[k]]
+            why = [text[metric][k] for text in texts]
+            remark = [found.reasons[k] if defined else _undefined(why, [v[k] for v in value], names, settings)]
+            if not defined and finding == MACRO:
+                remark = [NONE_FOR_BOTH]
             if defined and few[k] and not np.isnan(found.low[k]):
                 remark.append(ROUGH)
             cell = {"finding": finding, "metric": metric, "value_a": value[0][k], "value_b": value[1][k]}
@@ -195,9 +209,14 @@ def _no_interval(patients: npt.NDArray[np.int64], settings: EvaluationSettings) 
     return "no interval: fewer than 2 patients" if len(np.unique(patients)) < 2 else ""
 
 
-def _undefined(texts: list[dict[str, list[str]]], metric: str, column: int, settings: EvaluationSettings) -> str:
-    reason = texts[0][metric][column] or texts[1][metric][column]
-    return NOT_CALIBRATED if reason == NOT_A_NUMBER and settings.calibrate != NONE else reason
+def _undefined(texts: list[str], values: list[float], names: tuple[str, str], settings: EvaluationSettings) -> str:
+    """Why there is no difference, and for which model if the other has a number."""
+    if settings.calibrate != NONE:
+        texts = [NOT_CALIBRATED if text == NOT_A_NUMBER else text for text in texts]
+    lacks = [k for k, value in enumerate(values) if np.isnan(value)]
+    if len(lacks) == 1:
+        return f"{texts[lacks[0]]} ({names[lacks[0]]})"
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} ({names[0]}); {texts[1]} ({names[1]})"
 
 
 def _same_findings(values: Floats, whole: list[dict[str, Floats]], metric: str) -> Floats:
@@ -256,8 +275,10 @@ def sentence(row: dict[str, Any]) -> str:
     rough = "rough " if row.get("rough") or ROUGH in row["reason"] else ""
     text += f", difference {row['difference']:+.3f} ({rough}95% interval {row['low']:+.3f} to {row['high']:+.3f})"
     p = row["p"] if np.isnan(row["p_holm"]) else row["p_holm"]
-    if not (row["low"] > 0 or row["high"] < 0) or p > 0.05:
-        return f"{text}; no difference is shown."
+    apart = row["low"] > 0 or row["high"] < 0
+    if not apart or p > 0.05:
+        corrected = "" if np.isnan(row["p_holm"]) else " corrected over the findings (Holm)"
+        return f"{text}; {f'p{corrected} is {p:.2g}, so ' if apart else ''}no difference is shown."
     better = row["model_b"] if (row["difference"] > 0) == (row["metric"] in _ERRORS) else row["model_a"]
     return f"{text}; {better} is better."
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from nc_medfl.cli.main import app
 from nc_medfl.config import EvaluationSettings
 from nc_medfl.errors import UserError
-from nc_medfl.evaluation.compare import compare_predictions, holm_correction
+from nc_medfl.evaluation.compare import compare_predictions, holm_correction, sentence
 from nc_medfl.evaluation.measured import About, measure_sites
 from nc_medfl.evaluation.predictions import read_predictions
 from nc_medfl.evaluation.tables import COLUMNS, ROUGH
@@ -188,3 +188,39 @@ def test_a_comparison_measures_what_the_table_of_metrics_measures_scaled_or_not(
             for metric in ("auc", "f1", "brier", "ece"):
                 want = _cell(measured, site=site, finding="Mass", metric=metric, group="all").value
                 assert _cell(rows, site=site, finding="Mass", metric=metric).value_a == pytest.approx(want)
+
+
+def test_a_lacking_difference_names_the_model_that_lacks_the_number(tmp_path):
+    table = _table(tmp_path / "ours.csv", n=300)
+    quiet = table.copy()
+    # At every site it calls nobody positive on test; its threshold from validation is higher than all of that.
+    quiet.loc[quiet["split"] == "test", "score:Mass"] *= 1e-6
+    quiet.to_csv(tmp_path / "quiet.csv", index=False)
+    a, b = (read_predictions(tmp_path / name) for name in ("ours.csv", "quiet.csv"))
+    rows = compare_predictions(a, b, names=("ours", "quiet"), settings=EvaluationSettings(resamples=20))
+    for site in ("north", "south", "pooled"):
+        cell = _cell(rows, site=site, finding="Mass", metric="ppv")
+        assert cell.reason == "nothing predicted positive (quiet)"
+        assert np.isnan(cell.value_b)
+        assert not np.isnan(cell.value_a)
+    mean = _cell(rows, site="all", finding="Mass", metric="ppv")
+    assert mean.reason == "undefined at every site for quiet"
+    assert mean.sentence == "ppv of Mass on average over sites: no comparison (undefined at every site for quiet)."
+    only_north = table.copy()
+    only_north.loc[(table["site"] == "south") & (table["split"] == "test"), "score:Mass"] *= 1e-6
+    only_south = table.copy()
+    only_south.loc[(table["site"] == "north") & (table["split"] == "test"), "score:Mass"] *= 1e-6
+    for name, changed in (("a.csv", only_north), ("b.csv", only_south)):
+        changed.to_csv(tmp_path / name, index=False)
+    a, b = (read_predictions(tmp_path / name) for name in ("a.csv", "b.csv"))
+    rows = compare_predictions(a, b, names=("a", "b"), settings=EvaluationSettings(resamples=20))
+    assert _cell(rows, site="all", finding="Mass", metric="ppv").reason == "at every site undefined for one of the two"
+
+
+def test_an_interval_apart_from_zero_that_the_correction_takes_back_says_so():
+    row = {"site": "north", "metric": "auc", "finding": "Mass", "model_a": "a", "model_b": "b", "reason": ""}
+    row |= {"value_a": 0.84, "value_b": 0.757, "difference": 0.083, "low": 0.012, "high": 0.16, "p": 0.026}
+    told = sentence({**row, "p_holm": 0.052})
+    assert told.endswith("; p corrected over the findings (Holm) is 0.052, so no difference is shown.")
+    assert sentence({**row, "p_holm": 0.04}).endswith("; a is better.")
+    assert sentence({**row, "low": -0.01, "p_holm": 0.052}).endswith("); no difference is shown.")

@@ -348,8 +348,29 @@ def test_two_runs_compared_differ_by_the_difference_of_their_numbers(own_run, tm
     rows.loc[row, "value"] = 0.5
     write_metrics(rows, second)
     text = _Page(write_comparison(own_run, second).read_text(encoding="utf-8")).text
-    assert f"a difference B minus A of {0.5 - before:.3f}.".replace("-", "−") in text
+    assert f"a difference A minus B of {before - 0.5:.3f}." in text
     assert "There is no comparisons.csv" in text
+    assert "nc-medfl evaluate run --sites SITES --against second" in text
+    assert "Method, seed, rounds and settings are the same." in text
+
+
+def test_the_page_of_two_runs_has_one_direction_the_verdict_first_and_what_was_done_differently(own_run, tmp_path):
+    _compared(own_run, *SITES[:2], 3)
+    other = Path(shutil.copytree(own_run, tmp_path / "run_b"))
+    _change_run(other, rounds=77, settings={"training": {"lr": 0.5}})
+    text = _Page(write_comparison(own_run, other).read_text(encoding="utf-8")).text
+    assert text.index("On the same patients: ") < text.index("Test macro AUC by site")
+    assert "A minus B" in text
+    assert "B minus A" not in text
+    assert "rounds" in text[text.index("What was done differently") :]
+    assert "77" in text[text.index("What was done differently") :]
+    assert "training.lr" in text
+    for measure in ("Sensitivity", "Specificity", "PPV", "NPV", "Brier score", "Calibration error"):
+        assert measure in text[text.index("Beyond the AUC") : text.index("What was done differently")]
+    third = Path(shutil.copytree(own_run, tmp_path / "third"))
+    text = _Page(write_comparison(own_run, third).read_text(encoding="utf-8")).text
+    assert "ours is better" not in text  # that is of run_b
+    assert "There is no comparisons.csv of these two" in text
 
 
 def test_a_large_federation_stays_under_five_megabytes(tmp_path):
