@@ -35,7 +35,7 @@ ROW_GROUP = 2**15
 _MAPPED = 2**23
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all (temporary file, fsync, rename)."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:

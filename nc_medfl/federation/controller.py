@@ -89,6 +89,8 @@ class FederationController(WaitingController):
         self._score_last(run, model)
         self._evaluate(run, model)
         run.store.forget()
+        for path in run.server.files(results):
+            path.unlink()
 
     def _begin(self, results: Path, model: FLModel) -> _Run:
         """Start afresh, or put tables and models back as they were after the last finished round."""
@@ -110,7 +112,7 @@ class FederationController(WaitingController):
                 (results / name).unlink(missing_ok=True)
                 link_or_copy(saved.folder / name, results / name)
             if server.has_memory:
-                server.read(results / keys.SERVER_STATE)
+                server.read(results)
             self.info(f"going on after round {saved.rounds}")
         log.progress(event="started", rounds=job.rounds, **({"resumed_after": run.finished} if saved else {}))
         model.meta = {**(model.meta or {}), keys.RUN_ID: run.run_id}
@@ -128,14 +130,13 @@ class FederationController(WaitingController):
         result.meta = {"current_round": rounds, keys.RUN_ID: run.run_id}
         self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, self.fl_ctx, AppConstants.AGGREGATION_RESULT, result)
         model = self.update_model(model, result)
-        self.save_model(model)
         save_model(run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=rounds + 1, prints=run.prints)
         if str(rounds + 1) in os.environ.get(keys.ENV_KEEP_MODELS, "").split(","):
             kept = run.server.handed_out(model.params)
             name = keys.ROUND_MODEL.format(rounds + 1)
             save_model(run.log.folder / name, kept, run.job, rounds=rounds + 1, prints=run.prints)
         if run.server.has_memory:
-            run.server.write(run.log.folder / keys.SERVER_STATE)
+            run.server.write(run.log.folder)
         give_back()
         run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
         return model
@@ -293,14 +294,15 @@ class FederationController(WaitingController):
         save_model(run.log.folder / keys.BEST_MODEL, params, run.job, rounds=rounds, prints=run.prints)
         run.best = Chosen(rounds, score)
 
-    @staticmethod
-    def _hand_out(run: _Run, model: FLModel) -> None:
+    def _hand_out(self, run: _Run, model: FLModel) -> None:
         """Put the mean of the last models in the place of the last one, where the job wants that."""
         if run.job.aggregation.average_last > 1:
             model.params = run.server.handed_out(model.params)
             save_model(
                 run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=run.job.rounds, prints=run.prints
             )
+        # FLARE's own file of it, once: as ours is written in every round, a second would be for nobody.
+        self.save_model(model)
 
     def _score_last(self, run: _Run, model: FLModel) -> None:
         """Score the last model, which no round of training follows."""

@@ -101,7 +101,7 @@ class ScaffoldController(FederationController):
         model = super()._round(run, model)
         buffer = io.BytesIO()
         torch.save(self.aggregator.controls, buffer)
-        write_atomic(run.log.folder / keys.CONTROLS, buffer.getvalue())
+        write_atomic(run.log.folder / keys.CONTROLS, buffer.getbuffer())
         return model
 
     def _send(self, task: str, model: FLModel, targets: Collection[str], callback: Take) -> None:

@@ -93,7 +93,7 @@ class SiteState:
     def _save(self, kind: str, round_number: int, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomic(self._path(kind, round_number), buffer.getvalue())
+        write_atomic(self._path(kind, round_number), buffer.getbuffer())
         for number in sorted(self._rounds(kind), reverse=True)[2:]:
             self._path(kind, number).unlink(missing_ok=True)
 

@@ -24,12 +24,11 @@ from nc_medfl.data.store import hash_of, write_json
 from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.choice import Chosen, Score
+from nc_medfl.federation.server_step import ServerStep
 
 STATE_JSON = "state.json"
 _SCHEMA = 1
 _TABLES = (keys.ROUNDS_CSV, keys.COLLAPSE_CSV, keys.UPDATES_CSV, keys.PRIVACY_CSV)
-#: Kept where a method makes them.
-_OPTIONAL = (keys.CONTROLS, keys.SERVER_STATE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class SavedRound:
 
     def files(self) -> list[str]:
         """Names of the models, and of what else a method keeps."""
-        return [name for name in (keys.LAST_MODEL, keys.BEST_MODEL, *_OPTIONAL) if (self.folder / name).is_file()]
+        models = [name for name in (keys.LAST_MODEL, keys.BEST_MODEL) if (self.folder / name).is_file()]
+        return [*models, *_kept_by_the_method(self.folder)]
 
     def params(self) -> dict[str, Tensor]:
         """The global model's parameters and buffers."""
@@ -128,8 +128,7 @@ class RoundStore:
         new.mkdir(parents=True)
         for name in _TABLES:
             shutil.copyfile(results / name, new / name)
-        optional = [name for name in _OPTIONAL if (results / name).is_file()]
-        for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if best else []), *optional):
+        for name in (keys.LAST_MODEL, *([keys.BEST_MODEL] if best else []), *_kept_by_the_method(results)):
             link_or_copy(results / name, new / name)
         content: dict[str, Any] = {
             "schema_version": _SCHEMA,
@@ -149,6 +148,12 @@ class RoundStore:
         """Remove what is kept: the federation has ended well."""
         for folder in {self.folder, self._went_on_from or self.folder}:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept_by_the_method(folder: Path) -> list[str]:
+    """Names of what a method keeps beside the models, where it does."""
+    controls = [keys.CONTROLS] if (folder / keys.CONTROLS).is_file() else []
+    return [*controls, *(path.name for path in ServerStep.files(folder))]
 
 
 def _newest(jobs: list[Path]) -> tuple[Path, dict[str, Any]] | None:

@@ -72,7 +72,7 @@ def save_model(
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getbuffer())
 
 
 def load_model(path: Path) -> tuple[Network, JobSettings, dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nc_medfl.config import AggregationSettings
+from nc_medfl.errors import RunFailed
 from nc_medfl.federation.server_step import ServerStep
 
 
@@ -20,7 +23,6 @@ def test_without_an_optimiser_the_average_is_the_next_model() -> None:
     server = ServerStep(AggregationSettings(), ["w"])
     assert step(server, 1.0, 3.0) == 3.0
     assert not server.has_memory
-    assert server.state() == {}
 
 
 def test_two_steps_of_momentum_by_hand() -> None:
@@ -49,12 +51,48 @@ def test_what_is_handed_out_is_the_mean_of_the_last_models() -> None:
     assert int(out["n"]) == 4  # 3.5, to the even side
 
 
-def test_a_server_that_was_stopped_goes_on_as_if_it_had_not_been() -> None:
-    rules = AggregationSettings(server_optimizer="adam", average_last=3)
+@pytest.mark.parametrize("optimizer", ["none", "momentum", "adam"])
+def test_a_server_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, optimizer: str) -> None:
+    rules = AggregationSettings.model_validate({"server_optimizer": optimizer, "average_last": 3})
     one, other = ServerStep(rules, ["w"]), ServerStep(rules, ["w"])
-    for value in (1.0, 4.0):
-        one.step({"w": torch.tensor([0.5])}, {"w": torch.tensor([value])})
-    other.restore(one.state())
-    sent, averaged = {"w": torch.tensor([2.0])}, {"w": torch.tensor([2.5])}
-    assert torch.equal(one.step(sent, averaged)["w"], other.step(sent, averaged)["w"])
-    assert torch.equal(one.handed_out(sent)["w"], other.handed_out(sent)["w"])
+    for value in (1.0, 4.0, 2.0, 7.0):
+        one.step({"w": torch.tensor([0.5])}, {"w": torch.tensor([value]), "n": torch.tensor(int(value))})
+        one.write(tmp_path)
+    other.read(tmp_path)
+    sent, averaged = {"w": torch.tensor([2.0])}, {"w": torch.tensor([2.5]), "n": torch.tensor(9)}
+    for _ in range(2):
+        assert torch.equal(one.step(sent, averaged)["w"], other.step(sent, averaged)["w"])
+        assert all(torch.equal(one.handed_out(sent)[name], other.handed_out(sent)[name]) for name in averaged)
+
+
+def test_the_disk_keeps_the_models_of_the_mean_and_no_more(tmp_path: Path) -> None:
+    server = ServerStep(AggregationSettings(server_optimizer="momentum", average_last=2), ["w"])
+    # Of a run that was killed after it had written them.
+    (tmp_path / "server_model_9.safetensors").write_bytes(b"stale")
+    for value in (1.0, 4.0, 2.0):
+        server.step({"w": torch.zeros(1)}, {"w": torch.tensor([value])})
+        server.write(tmp_path)
+    kept = ["server_model_2.safetensors", "server_model_3.safetensors", "server_state.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert sorted(path.name for path in server.files(tmp_path)) == kept
+
+
+def test_a_damaged_state_ends_in_a_line_that_says_what_to_do(tmp_path: Path) -> None:
+    server = ServerStep(AggregationSettings(average_last=2), ["w"])
+    assert server.files(tmp_path) == []
+    server.step({}, {"w": torch.ones(1)})
+    server.write(tmp_path)
+    (tmp_path / "server_model_1.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunFailed, match="Start the job afresh"):
+        server.read(tmp_path)
+
+
+def test_a_step_leaves_what_it_was_given_alone() -> None:
+    server = ServerStep(AggregationSettings(server_optimizer="momentum"), ["w"])
+    for _ in range(2):
+        before, average = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64)
+        model = server.step({"w": before}, {"w": average})
+        assert (float(before), float(average)) == (1.0, 3.0)
+        kept = float(model["w"])
+        server.step({"w": before}, {"w": average})
+        assert float(model["w"]) == kept
