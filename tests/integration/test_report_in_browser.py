@@ -169,3 +169,28 @@ def test_axe_finds_no_serious_fault(browser, tmp_path, scheme):
             "axe.run().then(r => done(r.violations.map(v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html)])))"
         )
         assert [fault for fault in found if fault[0] in ("serious", "critical")] == []
+
+
+def test_on_paper_no_table_is_wider_than_the_page_or_begins_in_the_middle(browser, ask):
+    ask("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    # A reader who has looked at the right of a wide table, on a narrow screen.
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        ask("document.querySelectorAll('.scroll').forEach(e => { e.scrollLeft = 400; })")
+        scrolled = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollLeft > 0).length"
+        assert ask(scrolled)
+        browser.execute_cdp_cmd("Page.printToPDF", {})
+        assert not ask(scrolled)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    metrics = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # A4 between its margins
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        assert ask(f"{wide}.map(e => e.innerText)") == []
+        assert ask("document.documentElement.scrollWidth") <= 720
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

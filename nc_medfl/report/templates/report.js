@@ -101,8 +101,9 @@
     finding.selectedIndex = data.findings.findIndex(function (_, k) { return data.curves[0][k] !== null; });
     start();
   }
-  // What is folded away is printed too.
+  // What is folded away is printed too, and no table from the middle.
   window.addEventListener("beforeprint", function () {
+    Array.prototype.forEach.call(document.querySelectorAll(".scroll, figure"), function (part) { part.scrollLeft = 0; });
     Array.prototype.forEach.call(document.querySelectorAll("details"), function (part) { part.open = true; });
   });
 })();
