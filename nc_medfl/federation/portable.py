@@ -22,6 +22,8 @@ from nc_medfl.data.transforms import Normalisation
 from nc_medfl.errors import UserError
 from nc_medfl.evaluation import read_metrics
 from nc_medfl.evaluation.files import METRICS_CSV
+from nc_medfl.evaluation.small_counts import WHOLE, telling_findings
+from nc_medfl.evaluation.tables import MACRO, MICRO
 from nc_medfl.federation import keys
 from nc_medfl.federation.points import operating_points
 from nc_medfl.federation.run_folder import LABEL_STATISTICS, RUN_JSON, read_run
@@ -221,6 +223,7 @@ def _results(run: Path) -> tuple[Result, ...]:
         return ()
     table = read_metrics(run)
     rows = table[(table["group"] == "all") & table["metric"].isin(_METRICS) & (table["split"] == "test")]
+    hidden = _untold(rows)
     return tuple(
         Result(
             site=row["site"],
@@ -229,12 +232,22 @@ def _results(run: Path) -> tuple[Result, ...]:
             value=_number(row["value"]),
             low=_number(row["low"]),
             high=_number(row["high"]),
-            n_positive=_told(row["n_positive"]),
+            n_positive=None if (row["site"], row["finding"]) in hidden else _told(row["n_positive"]),
             n_annotated=int(row["n_annotated"]),
             reason=row["reason"],
         )
         for row in rows.to_dict("records")
     )
+
+
+def _untold(rows: pd.DataFrame) -> set[tuple[str, str]]:
+    """Sums of positives, over sites or findings, from which one that is not told could be worked out."""
+    telling = telling_findings(rows, FEWEST_TOLD)
+    out = {(site, finding) for site in WHOLE for finding in telling}
+    single = rows[(rows["metric"] == "auc") & ~rows["finding"].isin([MACRO, MICRO])]
+    counts = zip(single["site"], single["finding"], single["n_positive"], strict=True)
+    sites = {site for site, finding, n in counts if _told(n) is None or (site, finding) in out}
+    return out | {(site, name) for site in sites for name in (MACRO, MICRO)}
 
 
 def _number(value: Any) -> float | None:

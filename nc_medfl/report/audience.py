@@ -10,15 +10,14 @@ import pandas as pd
 
 from nc_medfl.data.quality.counts import MINIMUM, guarded
 from nc_medfl.errors import UserError
+from nc_medfl.evaluation.small_counts import WHOLE, telling_findings
 from nc_medfl.report.reading import RunTables
 from nc_medfl.report.withholding import (
-    WHOLE,
     guard_cells,
     guard_extra,
     guard_fairness,
     guard_groups,
     guard_metrics,
-    telling_findings,
 )
 
 #: With fewer sites, what all of them have in common less one's own is another site's.

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from nc_medfl.evaluation.groups import SITE, fairness_table
+from nc_medfl.evaluation.small_counts import WHOLE, few, telling_findings
 from nc_medfl.evaluation.tables import ALL_SITES, MACRO, MICRO, POOLED, mean_over_sites
 
-WHOLE = (ALL_SITES, POOLED)
 #: What tells how many images are positive, by itself or beside sensitivity and specificity.
 OF_PREVALENCE = ("f1_all_positive", "f1", "ppv", "npv", "mcc", "accuracy")
 
@@ -28,33 +28,6 @@ Bools = npt.NDArray[np.bool_]
 def withheld(minimum: int) -> str:
     """Why a number is not shown."""
     return f"withheld: fewer than {minimum} positives or negatives"
-
-
-def few(n_positive: pd.Series, n_annotated: pd.Series, minimum: int) -> pd.Series:
-    """Where 1 to ``minimum - 1`` are positive, or negative."""
-    negative = n_annotated - n_positive
-    out: pd.Series = ((n_positive > 0) & (n_positive < minimum)) | ((negative > 0) & (negative < minimum))
-    return out
-
-
-def telling_findings(rows: pd.DataFrame, minimum: int) -> set[str]:
-    """Findings of which a count of all sites would tell a withheld one of a site.
-
-    Taken from the total, the sites that are shown leave the sum of the small counts; a site with a small count of its
-    own can take that away too. So what is left without the largest of them must be enough.
-
-    Args:
-        rows: of ``metrics.csv``, nothing withheld.
-        minimum: the smallest count that is shown.
-    """
-    sites = rows[~rows["site"].isin(WHOLE) & (rows["metric"] == "auc")]
-    out = set()
-    for finding, part in sites.groupby("finding", sort=False):
-        counts = [*part["n_positive"], *(part["n_annotated"] - part["n_positive"])]
-        small = [int(n) for n in counts if 0 < n < minimum]
-        if small and sum(small) - max(small) < minimum:
-            out.add(str(finding))
-    return out
 
 
 def guard_metrics(rows: pd.DataFrame, minimum: int) -> pd.DataFrame:

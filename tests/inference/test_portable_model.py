@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,30 @@ def test_a_file_that_is_no_image_costs_itself_alone(run: tuple[Path, torch.nn.Mo
 def test_every_backbone_of_a_job_has_a_place_in_a_model_file(backbone: str) -> None:
     described = NetworkDescription(kind="FedNCANet", num_classes=3, backbone=backbone, in_channels=1, norm="batch")
     assert described.backbone == backbone
+
+
+def test_no_sum_in_the_model_file_tells_a_count_that_it_leaves_out(
+    run: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    folder, _ = run
+    counts = {"one": {"Mass": 12, "Nodule": 3}, "two": {"Mass": 30, "Nodule": 20}}
+    rows = []
+    for finding in ("Mass", "Nodule"):
+        counts.setdefault("pooled", {})[finding] = sum(counts[site][finding] for site in ("one", "two"))
+    for site, own in counts.items():
+        for finding, n in (*own.items(), ("macro", sum(own.values())), ("micro", sum(own.values()))):
+            rows.append(f"r,fednca,{site},test,all,{finding},auc,0.7,0.6,0.8,{n},100,")
+    head = "run,model,site,split,group,finding,metric,value,low,high,n_positive,n_annotated,reason"
+    shutil.copy(folder / "model_best.pt", tmp_path / "model_best.pt")
+    (tmp_path / "run.json").write_text('{"schema_version": 1, "outcome": "finished", "sites": ["one", "two"]}')
+    (tmp_path / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
+    code, text = call("export-model", tmp_path, tmp_path / "model", "--size", 32)
+    assert code == 0, text
+    results = json.loads((tmp_path / "model" / "model.json").read_text())["results"]
+    told = {(row["site"], row["finding"]): row["n_positive"] for row in results}
+    assert (told["one", "Mass"], told["two", "Nodule"]) == (12, 20)
+    assert told["one", "Nodule"] is None
+    for place in (("pooled", "Nodule"), ("one", "micro"), ("one", "macro"), ("pooled", "micro"), ("pooled", "macro")):
+        assert told[place] is None, place
+    assert told["pooled", "Mass"] == 42
+    assert told["two", "micro"] == 50
