@@ -29,6 +29,13 @@ from nc_medfl.inference.scoring import Answer
 SCHEME = "99NCMEDFL"
 PROBABILITY = CodedConcept("probability", SCHEME, "Probability by model")
 UNLIKE = CodedConcept("unlike_training_data", SCHEME, "Distance from the training images")
+LIMIT = CodedConcept("limit", SCHEME, "Distance beyond which an image is flagged")
+FLAG = CodedConcept("flag", SCHEME, "Whether the image is like the training images")
+#: By whether it is flagged.
+FLAGS = {
+    True: CodedConcept("flagged", SCHEME, "Unlike them: the probabilities mean nothing"),
+    False: CodedConcept("not flagged", SCHEME, "Not flagged; the probabilities can be wrong too"),
+}
 _DISCLAIMER = "Research only; not a medical device"
 _TOO_LONG = 64
 
@@ -129,11 +136,22 @@ def build_report(source: Dataset, answer: Answer, description: ModelDescription)
         parameters=[f"model {description.fingerprint}", _DISCLAIMER],
     )
     groups = [
-        _group(uid("finding", f.finding), _code(f.finding), PROBABILITY, f.probability, algorithm, image)
+        _group(
+            uid("finding", f.finding),
+            _code(f.finding),
+            algorithm,
+            image,
+            measurements=[_number(PROBABILITY, f.probability)],
+        )
         for f in answer.findings
     ]
     if answer.likeness is not None:
-        groups.append(_group(uid("unlike"), UNLIKE, UNLIKE, answer.likeness.score, algorithm, image))
+        like = answer.likeness
+        extra = {
+            "measurements": [_number(UNLIKE, like.score), _number(LIMIT, like.limit)],
+            "qualitative_evaluations": [hd.sr.QualitativeEvaluation(name=FLAG, value=FLAGS[like.flagged])],
+        }
+        groups.append(_group(uid("unlike"), UNLIKE, algorithm, image, **extra))
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -167,19 +185,23 @@ def _uids(source: Dataset, description: ModelDescription) -> Any:
     return uid
 
 
-def _group(uid: str, finding: Any, name: Any, value: float, algorithm: Any, image: Any) -> Any:
+def _group(uid: str, finding: Any, algorithm: Any, image: Any, **content: Any) -> Any:
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=uid, identifier=str(finding.meaning)),
         finding_type=finding,
         algorithm_id=algorithm,
-        measurements=[hd.sr.Measurement(name=name, value=round(value, 6), unit=codes.UCUM.NoUnits)],
         source_images=[image],
+        **content,
     )
 
 
+def _number(name: Any, value: float) -> Any:
+    return hd.sr.Measurement(name=name, value=round(value, 6), unit=codes.UCUM.NoUnits)
+
+
 def _code(finding: str) -> Any:
-    # A code value has 16 characters at most; the meaning tells the finding.
-    return CodedConcept(finding[:16], SCHEME, finding[:_TOO_LONG])
+    # Whole: names that begin alike must not share a code. Beyond 16 characters it becomes a Long Code Value.
+    return CodedConcept(finding, SCHEME, finding[:_TOO_LONG])
 
 
 def read_probabilities(content: bytes) -> tuple[str, dict[str, float]]:
