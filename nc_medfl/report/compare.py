@@ -91,7 +91,7 @@ def _context(
     paired = differences(compared, sites)
     return {
         "names": names,
-        "words": _words(a, b, where, names),
+        "words": _words(a, b, where, names, told=paired is not None and bool(paired["sentences"])),
         "plot": plots.forest_plot("compare", rows, "macro AUC on test, with 95% interval", alt),
         "sites": _table("compare-sites", "Test macro AUC by site", "Site", a, b, by_site, names),
         "findings": _table(
@@ -110,12 +110,13 @@ def _estimate(data: RunTables, site: str, finding: str) -> plots.Estimate:
     return (float(row["value"]), float(row["low"]), float(row["high"])) if row else (np.nan, np.nan, np.nan)
 
 
-def _words(a: RunTables, b: RunTables, where: str, names: tuple[str, str]) -> str:
+def _words(a: RunTables, b: RunTables, where: str, names: tuple[str, str], *, told: bool) -> str:
+    """Both means; their difference too, unless the paired one is told."""
     before, after = (data.value(where, "macro", "auc") for data in (a, b))
     if np.isnan(before) or np.isnan(after):
         return "The macro AUC of one of the two is undefined, so they can't be compared as a whole."
-    text = f"{tables.site_name(where)}: macro AUC {decimal(before)} ({names[0]}) and {decimal(after)} ({names[1]}), "
-    return text + f"a difference A minus B of {decimal(before - after)}."
+    text = f"{tables.site_name(where)}: macro AUC {decimal(before)} ({names[0]}) and {decimal(after)} ({names[1]})"
+    return f"{text}." if told else f"{text}, a difference A minus B of {decimal(before - after)}."
 
 
 def _table(

@@ -171,6 +171,23 @@ def test_axe_finds_no_serious_fault(browser, tmp_path, scheme):
         assert [fault for fault in found if fault[0] in ("serious", "critical")] == []
 
 
+def test_folded_tables_lie_under_nothing_that_is_seen(browser, ask):
+    """A checker of contrast takes what is folded away, and lies somewhere all the same, for text on what is there."""
+    from importlib.resources import files
+
+    assert ask("document.readyState") == "complete"
+    browser.execute_script(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    browser.set_script_timeout(120)
+    found = browser.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run({runOnly: ['color-contrast']}).then(r => done(r.violations.map(v => v.nodes.map(n => n.html))))"
+    )
+    assert found == []
+    boxes = "[...document.querySelectorAll('details:not([open]) table')].map(e => e.getBoundingClientRect().height)"
+    assert ask(boxes)
+    assert not any(ask(boxes))
+
+
 def test_on_paper_no_table_is_wider_than_the_page_or_begins_in_the_middle(browser, ask):
     ask("document.querySelectorAll('details').forEach(e => { e.open = true; })")
     # A reader who has looked at the right of a wide table, on a narrow screen.
