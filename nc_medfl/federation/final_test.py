@@ -81,7 +81,23 @@ def _sendable(table: pd.DataFrame, name: str, privacy: PrivacySettings) -> Rows:
     """A table's rows without what the server knows; a curve is a histogram of scores, so it goes under their rules."""
     if name == "reliability":
         table = table[table["n"] >= privacy.min_bin_patients] if privacy.allow_histograms else table.iloc[:0]
+    else:
+        table = _without_rare_validation(table, privacy.min_test_positives)
     return as_rows(table.drop(columns=["run", "model"]))
+
+
+def _without_rare_validation(table: pd.DataFrame, minimum: int) -> pd.DataFrame:
+    """The same, without what a finding with few positives of the validation split did there, and how many they are.
+
+    The mean over findings counts all of them together, so its count goes with any finding's.
+    """
+    few = table["val_n_positive"].between(1, minimum - 1)
+    macro = (table["finding"] == "macro") & bool(few.any())
+    out: pd.DataFrame = table.copy()
+    told = [name for name in table.columns if name.startswith("val_") and name != "val_n_annotated"]
+    out[told] = out[told].astype(object)
+    out.loc[few | macro, told] = None
+    return out
 
 
 def too_rare(labels: npt.NDArray[np.float64], privacy: PrivacySettings) -> npt.NDArray[np.bool_]:

@@ -111,6 +111,25 @@ def test_a_rare_finding_stays_out_of_every_table() -> None:
     assert told.tables["reliability"] == []
 
 
+def test_few_positives_of_validation_stay_though_test_has_enough() -> None:
+    labels = SITES["a"].validation.labels.copy()
+    labels[np.flatnonzero(labels[:, 0] == 1)[3:], 0] = 0
+    site = SiteScores(
+        ScoredSplit(SITES["a"].validation.scores, labels, SITES["a"].validation.patients), SITES["a"].test, {}
+    )
+    told = told_by(site, "a", min_test_positives=5)
+    rows = told.tables["thresholds"] + told.tables["calibration"]
+    assert len(rows) > 5
+    for row in rows:
+        assert row["val_n_positive"] is None
+        assert row["test_n_positive"] >= 5
+        assert all(v is None for k, v in row.items() if k.startswith("val_") and k != "val_n_annotated")
+    assert any(row.get("threshold") for row in rows)
+    assert read_tables(meta_of(told, "a"), FINDINGS)
+    plain = told_by(site, "a")
+    assert {row["val_n_positive"] for row in plain.tables["thresholds"]} == {3}
+
+
 def test_without_histograms_no_curve_leaves_either() -> None:
     told = told_by(SITES["a"], "a", allow_histograms=False)
     assert told.histograms is None
