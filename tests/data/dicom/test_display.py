@@ -180,6 +180,15 @@ def test_signed_padding_is_compared_as_signed():
     assert (to_display(stored, dataset, inverted=True).pixels[:5] == 0).all()
 
 
+@pytest.mark.parametrize("row", [1, 16])
+def test_what_a_window_shows_is_judged_by_all_rows(row):
+    # 13 of 4160 pixels, 0.3 percent, lie inside the window: in a row that a sample of every sixteenth hasn't, or has.
+    stored = np.tile(np.arange(64, dtype=np.uint16), (65, 1))
+    stored[row, :13] = 4000
+    display = to_display(stored, header(WindowCenter="2000", WindowWidth="100"), inverted=False)
+    assert display.voi_source == "percentile"
+
+
 @pytest.mark.parametrize(
     ("signed", "vr", "value", "left_out"),
     [
