@@ -78,7 +78,7 @@ def read_plane(content: bytes, min_side: int) -> Plane:
     if image.get_data_dtype().kind not in "iuf":
         raise Rejected("colour", "a NIfTI of colours or complex numbers")
     sides = [n for n in shape if n != 1]
-    if len(sides) > 2 or len(shape) > 3:
+    if len(sides) > 2 or any(n != 1 for n in shape[3:]):
         raise Rejected("multiframe", "more than one plane")
     if len(sides) < 2:
         raise Rejected("too_small", "a line of pixels")
@@ -97,7 +97,8 @@ def _turned(image: Any) -> tuple[npt.NDArray[Any], tuple[float, float]]:
     """Pixels as they are looked at, and height and width of one."""
     from nibabel.orientations import apply_orientation, io_orientation
 
-    data = np.asarray(image.dataobj)
+    # Axes of time and the like, of one step each.
+    data = np.asarray(image.dataobj).reshape(image.shape[:3])
     zooms = [float(z) for z in image.header.get_zooms()] + [1.0, 1.0]
     if data.ndim == 2:
         data = data[:, :, None]

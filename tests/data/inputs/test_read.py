@@ -171,6 +171,14 @@ def test_spacing_scaling_and_display_range_of_a_nifti_count(grey):
     np.testing.assert_allclose(found.pixels, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("more", [(1,), (1, 1)])
+def test_a_nifti_with_further_axes_of_one_step_is_one_plane(grey, more):
+    plane = grey.T[:, None, :]
+    expected = read_picture(nifti(plane)).pixels
+    np.testing.assert_array_equal(read_picture(nifti(plane.reshape(*plane.shape, *more))).pixels, expected)
+    assert outcome(nifti(np.stack([plane, plane], axis=-1))) == "multiframe"
+
+
 def test_a_volume_and_a_cut_nifti_are_refused(grey):
     coloured = np.zeros((70, 90, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     assert outcome(nifti(coloured)) == "colour"
