@@ -18,7 +18,7 @@ from nc_medfl.benchmark.identity import settings_of, with_new_keys
 from nc_medfl.benchmark.matrix import Json, Matrix, RunKey, run_keys
 from nc_medfl.benchmark.searching import conclude, trials
 from nc_medfl.data.store import write_atomic, write_json
-from nc_medfl.errors import NcMedflError, RunFailed, UserError
+from nc_medfl.errors import NcMedflError, RunFailed, UserError, writing
 
 try:
     import fcntl
@@ -128,9 +128,12 @@ def run_matrix(
         UserError: for data or settings that no run can be made with.
     """
     keys = select(matrix, only or [])
-    out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        write_json(out / SETTINGS, matrix.model_dump(mode="json"))
+    remedy = "Give --out a folder that can be written."
+    with writing(out, remedy):
+        out.mkdir(parents=True, exist_ok=True)
+    with _alone(out, remedy):
+        with writing(out, remedy):
+            write_json(out / SETTINGS, matrix.model_dump(mode="json"))
         with one_thread_each(), workers(jobs) as pool:
             found = _searched(matrix, keys, out, pool, progress) if matrix.search else {}
             tasks = [Task(key, Path(RUNS) / key.folder, found.get(key)) for key in keys]
@@ -237,9 +240,11 @@ def workers(jobs: int) -> Iterator[Workers]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _alone(out: Path, remedy: str) -> Iterator[None]:
     """Hold a study: two benches at once would make its runs twice."""
-    with (out / "lock").open("a") as stream:
+    with writing(out, remedy):
+        held = (out / "lock").open("a")
+    with held as stream:
         if fcntl is not None:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

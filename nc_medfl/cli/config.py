@@ -10,7 +10,7 @@ import typer
 
 from nc_medfl.cli.console import emit
 from nc_medfl.cli.options import AsJson, Overrides
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 
 config = typer.Typer(
     name="config",
@@ -95,7 +95,8 @@ def schema(
         return
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: no folder {out.parent}. Make it, or give another file.")
-    out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    with writing(out, "Give --out another file."):
+        out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     emit({"schema": str(out)}, [str(out)], as_json)
 
 

@@ -102,6 +102,16 @@ def test_an_unknown_method_is_named(study: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
+def test_a_study_that_can_not_be_written_is_a_users_mistake(study: Path, tmp_path: Path) -> None:
+    place = tmp_path / "taken"
+    place.write_text("a file")
+    for out in (place, place / "below"):
+        result = CliRunner().invoke(app, ["bench", str(study / "matrix.yaml"), "--out", str(out)])
+        assert isinstance(result.exception, UserError)
+        assert str(result.exception).startswith(f"{out}: cannot be written")
+    assert place.read_text() == "a file"
+
+
 def test_settings_without_a_name_are_a_users_mistake(study: Path, tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(MATRIX.replace("{skew: {sites: 3, alpha: 0.5, min_images: 5}}", "[{sites: 3}]"))
     result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "out")])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from nc_medfl.benchmark.matrix import Matrix
 from nc_medfl.cli.main import app
 from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.errors import UserError
 from nc_medfl.schemas import json_schema
 from tests_support import REPOSITORY
 
@@ -89,3 +90,10 @@ def test_the_schema_says_what_keys_mean_and_which_values_they_take() -> None:
     assert schema["properties"]["rounds"]["description"] == "of the federation."
     assert _valid(schema, {"loss": {"negatives": "topkk"}}) != []
     assert _valid(schema, {"rounds": "many"}) != []
+
+
+def test_a_schema_that_can_not_be_written_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    done = CliRunner().invoke(app, ["config", "schema", "job", "--out", str(tmp_path / "taken")])
+    assert isinstance(done.exception, UserError)
+    assert f"{tmp_path / 'taken'}: cannot be written" in str(done.exception)
