@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from nc_medfl.benchmark.partition_names import named_settings, partition_by_name
 from nc_medfl.benchmark.search_space import Search
 from nc_medfl.config import JobSettings
 from nc_medfl.errors import UserError
-from nc_medfl.mistakes import Place, setting_names, unknown_key
+from nc_medfl.mistakes import Place, nearest, setting_names, unknown_key, unknown_value
 from nc_medfl.presets import merged, published
 from nc_medfl.settings import Settings, parse, read_yaml
 from nc_medfl.yaml_file import read_yaml_file
@@ -22,6 +22,9 @@ from nc_medfl.yaml_file import read_yaml_file
 #: Names of data sets, partitions and methods, which are folders and entries of tables too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 Json = dict[str, Any]
+_REGIMES = ("federated", "local", "pooled")
+#: What a mistake is told of where no file is known.
+_MATRIX = Place("matrix")
 
 
 class Expected(Settings):
@@ -173,44 +176,6 @@ class PartitionSpec(Settings):
     min_images: int = Field(default=10, ge=1)
 
 
-_PARTS = {
-    "dirichlet": ("alpha", float),
-    "missing": ("missing_classes", int),
-    "quantity": ("quantity_alpha", float),
-    "unknown": ("unknown", int),
-    "asnegative": ("unknown", int),
-}
-
-
-def partition_by_name(name: str) -> Json:
-    """The settings that a partition's name stands for: parts joined by ``+``.
-
-    Example:
-        >>> partition_by_name("dirichlet0.1+missing5")
-        {'alpha': 0.1, 'missing_classes': 5}
-
-    Raises:
-        UserError: if a part is unknown.
-    """
-    out: Json = {}
-    for part in name.split("+"):
-        match = re.fullmatch(r"([a-z]+)([0-9.]*)", part)
-        word, number = (match[1], match[2]) if match else (part, "")
-        if word in ("iid", "natural") and not number:
-            out |= {"natural": True} if word == "natural" else {}
-        elif word in _PARTS and number:
-            key, kind = _PARTS[word]
-            out[key] = kind(number)
-            if word == "asnegative":
-                out["unknown_as"] = "negative"
-        else:
-            raise UserError(
-                f"partitions: '{name}': no part '{part}'. Join iid, natural, dirichlet<alpha>, missing<n>, "
-                "quantity<alpha>, unknown<n>, asnegative<n> by '+', or give the partition's settings below its name."
-            )
-    return out
-
-
 class BenchEvaluation(Settings):
     """When models are measured, and how one round is chosen.
 
@@ -260,7 +225,7 @@ class Matrix(Settings):
 
     name: Name = "bench"
     engine: Literal["local", "flare"] = "local"
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
     settings: Json = Field(default={})
     datasets: dict[Name, DataSettings] = Field(min_length=1)
     partitions: dict[Name, PartitionSpec] = Field(min_length=1)
@@ -275,8 +240,9 @@ class Matrix(Settings):
         if not isinstance(content, dict):
             return content
         out = dict(content)
-        if isinstance(out.get("seeds"), int):
-            out["seeds"] = list(range(out["seeds"]))
+        seeds = out.get("seeds")
+        if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+            out["seeds"] = list(range(seeds))
         for key in ("partitions", "methods"):
             if isinstance(out.get(key), list):
                 if not all(isinstance(name, str) for name in out[key]):
@@ -304,10 +270,13 @@ class Matrix(Settings):
         return self
 
 
-def _partition(name: str, given: Any) -> Any:
+def _partition(name: Any, given: Any) -> Any:
+    """A partition's settings: what its name says, and what stands below it."""
+    if given is not None and not isinstance(given, Mapping):
+        return given
     if given is None or set(given) <= {"sites", "min_images"}:
         return {**partition_by_name(str(name)), **(given or {})}
-    return given
+    return {**named_settings(str(name), given), **given}
 
 
 @dataclass(frozen=True)
@@ -353,6 +322,7 @@ def load_matrix(path: Path, data: Sequence[str] = (), weights: Path | None = Non
     matrix = matrix.model_copy(update={"datasets": datasets, "settings": _with_weights(matrix.settings, home, weights)})
     _check_search(matrix, Place(str(path), file))
     for method in matrix.methods:
+        regime_of(matrix, method, Place(str(path), file, (("methods", method),)))
         # What a method sets is laid over what the matrix sets for all, and a mistake may stand in either.
         job = job_of(matrix, method, seed=0, where=Place(str(path), file, (("methods", method), ("settings",))))
         if matrix.engine == "flare" and job.method == "fedbn":
@@ -405,17 +375,22 @@ def job_of(
         UserError: for a method that the package doesn't know by name and that the matrix doesn't describe.
     """
     place = where if isinstance(where, Place) else Place(where)
-    content = merged(matrix.settings, preset(method, matrix.methods.get(method, {}), place.name), more or {})
+    content = merged(matrix.settings, preset(method, matrix.methods.get(method, {}), place), more or {})
     content.pop("regime", None)
     return parse(JobSettings, {**content, "seed": seed}, where=place)
 
 
-def regime_of(matrix: Matrix, method: str) -> str:
-    """``federated``, ``local`` (every site alone) or ``pooled`` (all images in one place)."""
-    found = str(preset(method, matrix.methods.get(method, {}), "matrix").get("regime", "federated"))
-    if found not in ("federated", "local", "pooled"):
-        raise UserError(f"methods.{method}.regime: '{found}' is none of federated, local, pooled. Name one of them.")
-    return found
+def regime_of(matrix: Matrix, method: str, where: Place = _MATRIX) -> str:
+    """``federated``, ``local`` (every site alone) or ``pooled`` (all images in one place).
+
+    Raises:
+        UserError: if it is another one.
+    """
+    found = preset(method, matrix.methods.get(method, {}), where).get("regime", _REGIMES[0])
+    if found not in _REGIMES:
+        told = f"methods.{method}.regime: {unknown_value(found, _REGIMES)}"
+        raise UserError(f"{_at(where, ('regime',))}: {told}")
+    return str(found)
 
 
 @lru_cache(maxsize=1)
@@ -423,10 +398,19 @@ def _known_methods() -> Json:
     return read_yaml(Path(__file__).with_name("methods.yaml"))
 
 
-def preset(method: str, given: Json, where: str) -> Json:
+def preset(method: str, given: Json, where: Place) -> Json:
     """Settings of a method: those of its name in ``methods.yaml``, if it is there, with the given ones on top."""
     known = _known_methods()
     if method not in known and not given:
-        raise UserError(f"{where}: methods: '{method}' has no settings, and is none of {', '.join(known)}.")
+        near = nearest(method, list(known))
+        hint = f"Did you mean '{near}'?" if near else "Give its settings below its name."
+        raise UserError(
+            f"{_at(where, ())}: methods: '{method}' has no settings, and is none of {', '.join(known)}. {hint}"
+        )
     content = merged(known.get(method) or {}, given)
     return merged(published(), content) if content.pop("published", False) else content
+
+
+def _at(where: Place, location: tuple[str, ...]) -> str:
+    line = where.line(location)
+    return where.name + (f", line {line}" if line else "")
