@@ -15,27 +15,58 @@ from nc_medfl.errors import UserError
 
 
 def settings_of(
-    matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None, *, test: bool = True
+    matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None, *, test: bool = True, files: bool = True
 ) -> dict[str, Any]:
-    """What decides a run's numbers, as JSON values; two runs with equal ones need not both be made."""
+    """What decides a run's numbers, as JSON values; two runs with equal ones need not both be made.
+
+    Args:
+        matrix: the study.
+        key: which run.
+        more: job settings on top, such as a search found.
+        test: whether the test split is measured.
+        files: False leaves out what the data and initial weights are, which has to be read from them.
+
+    Raises:
+        UserError: if data or initial weights are not there.
+    """
     return {
         **({} if test else {"splits": ["val"]}),
         "dataset": matrix.datasets[key.dataset].model_dump(mode="json", exclude={"path", "expected"}),
         "partition": matrix.partitions[key.partition].model_dump(mode="json"),
-        "job": _job(job_of(matrix, key.method, seed=key.seed, more=more)),
+        "job": _job(job_of(matrix, key.method, seed=key.seed, more=more), files=files),
         "regime": regime_of(matrix, key.method),
         "evaluation": matrix.evaluation.model_dump(mode="json"),
         "engine": matrix.engine,
-        "data": source_print(matrix.datasets[key.dataset]),
+        "data": source_print(matrix.datasets[key.dataset]) if files else "",
         "version": pools.VERSION,
     }
 
 
-def _job(settings: JobSettings) -> dict[str, Any]:
+def is_of(run: Mapping[str, Any], matrix: Matrix, key: RunKey, more: Mapping[str, Any] | None = None) -> bool:
+    """Whether a run is one that a matrix as it is now would make.
+
+    Where its data or initial weights aren't at hand, they are taken for those that it was made with.
+
+    Args:
+        run: its ``run.json``.
+        matrix: the study; ``key`` and ``more`` as for :func:`settings_of`.
+    """
+    made = with_new_keys(run.get("settings"))
+    try:
+        return bool(made == settings_of(matrix, key, more))
+    except UserError:
+        wanted = settings_of(matrix, key, more, files=False)
+    if not isinstance(made, dict) or not isinstance(made.get("job"), dict):
+        return False
+    network = {**made["job"]["network"], "init_weights": wanted["job"]["network"]["init_weights"]}
+    return bool({**made, "data": "", "job": {**made["job"], "network": network}} == wanted)
+
+
+def _job(settings: JobSettings, *, files: bool) -> dict[str, Any]:
     """A job's settings with what its initial weights are in the place of where they lie."""
     content = settings.model_dump(mode="json")
     if settings.network.init_weights is not None:
-        content["network"]["init_weights"] = _print_of(Path(settings.network.init_weights))
+        content["network"]["init_weights"] = _print_of(Path(settings.network.init_weights)) if files else ""
     return content
 
 

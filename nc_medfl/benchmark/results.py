@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from nc_medfl.benchmark.identity import is_of
 from nc_medfl.benchmark.matrix import Matrix, RunKey, run_keys
 from nc_medfl.benchmark.runner import RUNS, read_run
+from nc_medfl.benchmark.searching import found_settings
 from nc_medfl.data.store import write_atomic
 
 RESULTS, CHOSEN, SKEW, RUNS_CSV = "results.csv", "chosen.csv", "skew.csv", "runs.csv"
@@ -28,13 +30,25 @@ _RUN_COLUMNS = (
 _SKEW_COLUMNS = ("label_skew", "total_variation", "findings_a_site", "train_images", "smallest", "largest")
 
 
+def finished_runs(matrix: Matrix, out: Path) -> tuple[list[RunKey], list[RunKey]]:
+    """The finished runs of a matrix as it is now, and those that stand in their place with other settings or data."""
+    found = found_settings(matrix, out)
+    fitting: list[RunKey] = []
+    others: list[RunKey] = []
+    for key in run_keys(matrix):
+        run = read_run(out, key)
+        if run.get("outcome") == "finished":
+            (fitting if is_of(run, matrix, key, found.get(key)) else others).append(key)
+    return fitting, others
+
+
 def collect(matrix: Matrix, out: Path) -> list[RunKey]:
-    """Write the tables of all finished runs.
+    """Write the tables of all finished runs; one made with other settings or data has no place beside them.
 
     Returns:
         The runs that are in them, in the order of the matrix.
     """
-    keys = [key for key in run_keys(matrix) if read_run(out, key).get("outcome") == "finished"]
+    keys, _ = finished_runs(matrix, out)
     for name in (RESULTS, CHOSEN, SKEW):
         _join([out / RUNS / key.folder / name for key in keys], out / name)
     rows = []

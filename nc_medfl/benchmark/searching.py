@@ -144,6 +144,20 @@ def conclude(matrix: Matrix, out: Path, done: Mapping[Trial, Json], failed: Mapp
     return found
 
 
+def found_settings(matrix: Matrix, out: Path) -> dict[RunKey, Json]:
+    """The settings that :func:`conclude` gave, read from what it wrote; empty where nothing was searched."""
+    if matrix.search is None or not (out / FOUND_YAML).is_file():
+        return {}
+    content: Any = yaml.safe_load((out / FOUND_YAML).read_text(encoding="utf-8"))
+    return {
+        RunKey(dataset, partition, method, seed): one["settings"]
+        for dataset, partitions in content["found"].items()
+        for partition, methods in partitions.items()
+        for method, one in methods.items()
+        for seed in matrix.seeds
+    }
+
+
 def _row(trial: Trial, run: Json | None, reason: str) -> Json:
     key = trial.key
     return {

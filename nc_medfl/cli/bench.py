@@ -63,12 +63,24 @@ def bench(
             finally:
                 # Stopped or failed, the study has the tables of what is there.
                 paths = write_report(study, out) if (out / "runs").is_dir() else []
+    _tell_of_others(study, out)
     for folder, reason in sorted(outcome.failed.items()):
         warn(f"{folder}: {reason}")
     payload = {"out": str(out), "made": outcome.made, "kept": outcome.kept, "failed": outcome.failed}
     emit(payload | {"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
     if outcome.failed:
         raise RunFailed(f"{len(outcome.failed)} runs failed. Mend what they say, and run the same command again.")
+
+
+def _tell_of_others(study: Matrix, out: Path) -> None:
+    from nc_medfl.benchmark.results import finished_runs
+
+    _, others = finished_runs(study, out)
+    if others:
+        warn(
+            f"{out}: {len(others)} runs were made with other settings or data than the matrix has now, such as "
+            f"{others[0].folder.as_posix()}. They are in no table; without --tables and --only they are made again."
+        )
 
 
 def _estimate(study: Matrix, only: list[str], as_json: bool) -> None:

@@ -94,6 +94,24 @@ def test_every_plot_has_its_numbers_beside_it_and_the_same_bytes_again(study: Pa
     assert {path.name: path.read_bytes() for path in plots.iterdir()} == before
 
 
+def test_runs_of_another_matrix_are_in_no_table(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study / "out", out)
+    # FedAvg's runs are what they were; those of the other method were made at another learning rate.
+    changed = MATRIX.replace("fednca_paper:", "fednca_paper: {training: {lr: 2.0e-3}}")
+    (tmp_path / "m.yaml").write_text(changed.replace("path: ", f"path: {study}/"))
+    result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(out), "--tables"])
+    assert result.exit_code == 0, result.output
+    assert set(pd.read_csv(out / "results.csv")["method"]) == {"fedavg"}
+    assert set(pd.read_csv(out / "runs.csv")["method"]) == {"fedavg"}
+    assert "2 runs were made with other settings or data" in result.stderr
+    # Of a study that was carried elsewhere, without its pictures, all tables can still be made.
+    (tmp_path / "m.yaml").write_text(MATRIX)
+    result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(out), "--tables"])
+    assert result.exit_code == 0, result.output
+    assert (out / "results.csv").read_bytes() == (study / "out" / "results.csv").read_bytes()
+
+
 def test_an_unknown_method_is_named(study: Path, tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(MATRIX.replace("fednca_paper:", "fedmagic:").replace("path: ", f"path: {study}/"))
     result = CliRunner().invoke(app, ["bench", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "out")])
