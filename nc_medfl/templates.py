@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nc_medfl.errors import UserError
+from nc_medfl.errors import UserError, writing
 
 #: The folders, as in the repository and as ``write_templates`` writes them.
 FOLDERS = ("jobs", "site_configs")
@@ -33,7 +33,7 @@ def write_templates(out: Path) -> list[Path]:
         The files written, sorted.
 
     Raises:
-        UserError: if one of the folders is there already; nothing is written then.
+        UserError: if one of the folders is there already, and nothing is written then; or if they can't be written.
     """
     home = templates_folder()
     taken = [out / name for name in FOLDERS if (out / name).exists()]
@@ -47,8 +47,9 @@ def write_templates(out: Path) -> list[Path]:
     )
     made = []
     for path in files:
-        place = out / path.relative_to(home)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes())
+        place, content = out / path.relative_to(home), path.read_bytes()
+        with writing(out, "Give another folder."):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
         made.append(place)
     return made

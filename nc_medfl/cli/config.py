@@ -14,7 +14,8 @@ from nc_medfl.errors import UserError, writing
 
 config = typer.Typer(
     name="config",
-    help="Settings: what a job has and where it comes from, and schemas for editors.",
+    help="Settings: what a job has and where it comes from, and schemas for editors.\n\n"
+    "Example: `nc-medfl config show jobs/fednca_cxr --changed`",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

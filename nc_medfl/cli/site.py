@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 site = typer.Typer(
     name="site",
-    help="A hospital's own settings in its FLARE startup kit.",
+    help="A hospital's own settings in its FLARE startup kit.\n\nExample: `nc-medfl site init kits/st_mary --store /data/store`",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
