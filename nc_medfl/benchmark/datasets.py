@@ -14,7 +14,7 @@ import numpy as np
 from nc_medfl.benchmark.composites import SPLITS, class_names, fingerprint
 from nc_medfl.benchmark.matrix import CompositeData, DataSet, MedMnistData, SitesData, StoreData, SyntheticData, VocData
 from nc_medfl.benchmark.pools import Pool, composite_pool, pool_of_stores
-from nc_medfl.data.store import hash_of, open_store
+from nc_medfl.data.store import MANIFEST, hash_of, open_store
 from nc_medfl.errors import UserError
 
 
@@ -112,7 +112,11 @@ def source_print(data: Any) -> str:
         raise UserError(f"{path}: no such file or folder. Give the data set another 'path'.")
     if isinstance(data, VocData):
         return hash_of({"files": [blake(file) for file in sorted((path / "ImageSets" / "Main").glob("*_*.txt"))]})
-    files = [path] if path.is_file() else sorted(path.rglob("manifest.parquet"))
+    files = [path] if path.is_file() else sorted(path.rglob(MANIFEST))
+    if isinstance(data, SitesData):
+        # A hospital's store may lie anywhere; those below the folder are there already.
+        stores = sorted(store.resolve() / MANIFEST for store in _stores_of(path).values())
+        files += [file for file in stores if not file.is_relative_to(path.resolve()) and file.is_file()]
     return hash_of({"files": [blake(file) for file in files]})
 
 
@@ -122,12 +126,15 @@ def blake(file: Path) -> str:
 
 
 def _sites_pool(path: Path) -> Pool:
+    return pool_of_stores({name: open_store(folder) for name, folder in _stores_of(path).items()}, natural=True)
+
+
+def _stores_of(path: Path) -> dict[str, Path]:
+    """The folders of some sites' stores, by name of the site."""
     from nc_medfl.config import load_site_config
     from nc_medfl.federation.site import site_files
 
     files = site_files(path)
     if not files:
         raise UserError(f"{path}: no site in it. Give a folder of NAME/site.yaml, as 'nc-medfl partition' writes it.")
-    return pool_of_stores(
-        {name: open_store(load_site_config(file).store) for name, file in files.items()}, natural=True
-    )
+    return {name: load_site_config(file).store for name, file in files.items()}

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from nc_medfl.benchmark.datasets import extent_of, make_pool
+from nc_medfl.benchmark.datasets import extent_of, make_pool, source_print
 from nc_medfl.benchmark.drawn import hospitals_of
-from nc_medfl.benchmark.matrix import MedMnistData, SyntheticData, VocData
+from nc_medfl.benchmark.matrix import MedMnistData, SitesData, SyntheticData, VocData
 from nc_medfl.benchmark.single import vocabulary_file
 from nc_medfl.benchmark.voc import fitted
 from nc_medfl.errors import UserError
@@ -156,3 +156,18 @@ def test_runs_side_by_side_may_write_the_same_vocabulary(tmp_path: Path) -> None
         texts = list(pool.map(write, range(8)))
     assert all(text == texts[0] for text in texts)
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_sites_store_is_watched_wherever_it_lies(tmp_path: Path) -> None:
+    for name in ("north", "south"):
+        (tmp_path / "sites" / name).mkdir(parents=True)
+        (tmp_path / "far" / name).mkdir(parents=True)
+        (tmp_path / "far" / name / "manifest.parquet").write_bytes(b"as it was")
+        text = f"name: {name}\nstore: {tmp_path / 'far' / name}\n"
+        (tmp_path / "sites" / name / "site.yaml").write_text(text)
+    data = SitesData(kind="sites", path=tmp_path / "sites")
+    source_print.cache_clear()
+    before = source_print(data)
+    (tmp_path / "far" / "south" / "manifest.parquet").write_bytes(b"prepared again")
+    source_print.cache_clear()
+    assert source_print(data) != before
