@@ -199,11 +199,17 @@ def _draw(deck: list[int], rows: Ints, rng: np.random.Generator) -> int:
 
 
 def _draw_other(deck: list[int], rows: Ints, classes: Ints, first: int, rng: np.random.Generator) -> int:
-    """The next picture of another class; what is passed over goes back."""
+    """The next picture of another class; what is passed over goes back.
+
+    Where other classes are so rare that more than a whole deck was passed over, any of their pictures: else the deck
+    would grow with every search.
+    """
     passed: list[int] = []
-    while True:
+    while len(passed) <= len(rows):
         row = _draw(deck, rows, rng)
         if classes[row] != classes[first]:
             deck.extend(reversed(passed))
             return row
         passed.append(row)
+    deck.extend(reversed(passed))
+    return int(rng.choice(rows[classes[rows] != classes[first]]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from nc_medfl.benchmark.composites import ClassPictures, compose
 from nc_medfl.benchmark.datasets import extent_of, make_pool, source_print
 from nc_medfl.benchmark.drawn import hospitals_of
 from nc_medfl.benchmark.matrix import MedMnistData, SitesData, SyntheticData, VocData
@@ -171,3 +173,22 @@ def test_a_sites_store_is_watched_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "far" / "south" / "manifest.parquet").write_bytes(b"prepared again")
     source_print.cache_clear()
     assert source_print(data) != before
+
+
+def test_a_rare_class_costs_no_search_through_ever_more_pictures() -> None:
+    sizes = (1000, 10)
+    classes = np.repeat([0, 1], sizes).astype(np.int64)
+    source = ClassPictures(np.zeros((sum(sizes), 3, 8, 8), np.uint8), classes, ("common", "rare"), np.full(1010, -1))
+
+    class Counted(np.random.Generator):
+        pictures = 0
+
+        def permutation(self, x: Any, axis: int = 0) -> Any:
+            self.pictures += len(x) if np.ndim(x) else 0
+            return super().permutation(x, axis)
+
+    rng = Counted(np.random.PCG64(0))
+    _, labels = compose(source, np.arange(1010), 2000, 0.5, rng)
+    assert (labels.sum(axis=1) == 2).sum() == 1000
+    # 3000 places for 1010 pictures are some decks; without a bound the 1000 rare ones needed took a hundred.
+    assert rng.pictures <= 10 * 1010
