@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 site = typer.Typer(
     name="site",
-    help="A hospital's own settings in its FLARE startup kit.\n\nExample: `nc-medfl site init kits/st_mary --store /data/store`",
+    help="A hospital's own settings in its FLARE startup kit.\n\n"
+    "Example: `nc-medfl site init kits/st_mary --store store`",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
