@@ -17,6 +17,7 @@ from typing import Any
 from nc_medfl.benchmark.identity import settings_of, with_new_keys
 from nc_medfl.benchmark.matrix import Json, Matrix, RunKey, run_keys
 from nc_medfl.benchmark.searching import conclude, trials
+from nc_medfl.data.engine import begin_worker
 from nc_medfl.data.store import write_atomic, write_json
 from nc_medfl.errors import NcMedflError, RunFailed, UserError, writing
 
@@ -202,7 +203,8 @@ class Workers:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=begin_worker)
 
     def each_done(
         self, work: Callable[..., Any], tasks: list[tuple[Any, ...]]
