@@ -67,6 +67,7 @@ def model_of(run: Path) -> Path:
 
 def label_of(path: Path) -> str:
     """How a comparison names a run, model or table."""
+    path = path.resolve()  # a run given as '.' has no name of its own
     return path.parent.name if path.stem == "model_best" else path.stem
 
 
