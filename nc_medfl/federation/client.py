@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -23,7 +24,7 @@ from nc_medfl.errors import UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.arguments import from_arguments
 from nc_medfl.federation.audit import AuditTrail, audit_file, sent, started
-from nc_medfl.federation.memory import give_back
+from nc_medfl.federation.memory import give_back, set_aside
 from nc_medfl.federation.policy import UNKNOWN_SETTINGS, Refusal, check_job
 from nc_medfl.federation.privacy import describe
 from nc_medfl.federation.site import find_site_config, needed_for_training, open_site
@@ -50,6 +51,12 @@ class SiteExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types
         self._trainer: Trainer | None = None
         self._audit: AuditTrail | None = None
         fobs.register(TensorDecomposer)  # before the first task, which holds tensors
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Get ready for a job, before its first task."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.START_RUN:
+            set_aside()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task: ``train``, ``validate``, ``evaluate`` or ``label_statistics``."""

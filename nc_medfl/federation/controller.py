@@ -6,7 +6,8 @@ updates of round r + 1, and the last model is sent once more to be scored. The c
 the highest mean over sites of the macro AUC on validation; test splits play no part in that.
 
 A site that is late, fails or is gone costs its update, where ``federation.min_sites`` says how many are enough.
-After every round the state is on disk, and a job that is started again goes on from there.
+After every round the state is put on disk, while the sites are at the next one, and a job that is started again goes on
+from there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,17 @@ from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import RefusedUpdate
 from nc_medfl.federation.arguments import from_arguments
+from nc_medfl.federation.background import Background
 from nc_medfl.federation.choice import Chosen, Score
 from nc_medfl.federation.class_statistics import Row, SiteStatistics
 from nc_medfl.federation.exchange import UNUSED, Exchange, WaitingController, site_of
 from nc_medfl.federation.federation_wide import write_federation
-from nc_medfl.federation.memory import give_back
+from nc_medfl.federation.memory import give_back, set_aside
 from nc_medfl.federation.privacy import privacy_rows
 from nc_medfl.federation.roundlog import RoundLog, results_folder
 from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.site_tables import write_site_tables
-from nc_medfl.federation.state import RoundStore, link_or_copy, state_folder
+from nc_medfl.federation.state import RoundStore, link_or_copy, replace_by_link, state_folder
 from nc_medfl.federation.tracking import Tracker
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
@@ -57,6 +60,7 @@ class _Run:
     server: ServerStep
     best: Chosen | None = None
     finished: int = 0
+    background: Background = field(default_factory=Background)
 
 
 class FederationController(WaitingController):
@@ -82,9 +86,11 @@ class FederationController(WaitingController):
         model = self.load_model()
         run = self._begin(results, model)
         model.start_round, model.total_rounds = 0, run.job.rounds
-        for self.current_round in range(run.finished, run.job.rounds):
-            model = self._round(run, model)
-            run.store.save(results, self.current_round + 1, run.best, run.run_id)
+        set_aside()
+        with run.background:
+            for self.current_round in range(run.finished, run.job.rounds):
+                model = self._round(run, model)
+                run.background.begin(partial(self._keep, run, dict(model.params), self.current_round + 1, run.best))
         self._hand_out(run, model)
         self._score_last(run, model)
         self._evaluate(run, model)
@@ -123,23 +129,32 @@ class FederationController(WaitingController):
         sent, rounds = dict(model.params), self.current_round
         answers, exchange = self._train(run, model)
         score, event = self._log_round(run.log, rounds, answers, exchange)
-        self._keep_if_best(run, score, rounds, sent)
+        self._keep_if_best(run, score, rounds)
         result = self.aggregator.aggregate_model()
         if run.server.has_memory and exchange.accepted:
             result.params = run.server.step(sent, result.params)
         result.meta = {"current_round": rounds, keys.RUN_ID: run.run_id}
         self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, self.fl_ctx, AppConstants.AGGREGATION_RESULT, result)
         model = self.update_model(model, result)
-        save_model(run.log.folder / keys.LAST_MODEL, model.params, run.job, rounds=rounds + 1, prints=run.prints)
-        if str(rounds + 1) in os.environ.get(keys.ENV_KEEP_MODELS, "").split(","):
-            kept = run.server.handed_out(model.params)
-            name = keys.ROUND_MODEL.format(rounds + 1)
-            save_model(run.log.folder / name, kept, run.job, rounds=rounds + 1, prints=run.prints)
-        if run.server.has_memory:
-            run.server.write(run.log.folder)
         give_back()
         run.log.progress(event="round", round=rounds + 1, rounds=run.job.rounds, **event)
         return model
+
+    @staticmethod
+    def _keep(run: _Run, params: dict[str, Any], rounds: int, best: Chosen | None) -> None:
+        """Put the state after a round on disk; the tables must not grow meanwhile.
+
+        Raises:
+            OSError: if the disk is full; the round before is then still there.
+        """
+        folder = run.log.folder
+        save_model(folder / keys.LAST_MODEL, params, run.job, rounds=rounds, prints=run.prints)
+        if str(rounds) in os.environ.get(keys.ENV_KEEP_MODELS, "").split(","):
+            name = keys.ROUND_MODEL.format(rounds)
+            save_model(folder / name, run.server.handed_out(params), run.job, rounds=rounds, prints=run.prints)
+        if run.server.has_memory:
+            run.server.write(folder)
+        run.store.save(folder, rounds, best, run.run_id)
 
     def _train(self, run: _Run, model: FLModel) -> tuple[list[FLModel], Exchange]:
         """One round, repeated while too few sites answer.
@@ -149,6 +164,7 @@ class FederationController(WaitingController):
         """
         for attempt in range(self.waiting.retries + 1):
             answers, exchange = self._train_once(model)
+            run.background.finish()  # the round before is on disk, and its tables may grow
             if exchange.is_enough(self.waiting.min_sites):
                 return answers, exchange
             self._log_short(run.log, attempt, exchange)
@@ -287,11 +303,12 @@ class FederationController(WaitingController):
         return score
 
     @staticmethod
-    def _keep_if_best(run: _Run, score: Score, rounds: int, params: dict[str, Any]) -> None:
+    def _keep_if_best(run: _Run, score: Score, rounds: int) -> None:
         # The untrained model is scored for the record, and never chosen.
         if score.mean is None or rounds == 0 or (run.best is not None and not score.beats(run.best.score)):
             return
-        save_model(run.log.folder / keys.BEST_MODEL, params, run.job, rounds=rounds, prints=run.prints)
+        # What was scored is what was sent, and that was written down last.
+        replace_by_link(run.log.folder / keys.LAST_MODEL, run.log.folder / keys.BEST_MODEL)
         run.best = Chosen(rounds, score)
 
     def _hand_out(self, run: _Run, model: FLModel) -> None:
@@ -326,7 +343,7 @@ class FederationController(WaitingController):
             auc=dict(score.by_site),
             nc1=_nc1(collapse),
         )
-        self._keep_if_best(run, score, rounds, dict(model.params))
+        self._keep_if_best(run, score, rounds)
 
     def _statistics(self, answers: list[FLModel]) -> dict[str, SiteStatistics]:
         parts: dict[str, SiteStatistics] = {}

@@ -17,6 +17,7 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import UserError
 
 _KEPT_DAYS = 30
+_KEPT_ROUNDS = 3
 _PRECISION = "precision"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -24,8 +25,9 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 class SiteState:
     """A folder of one federation's state at one site.
 
-    A state is kept under the round that it comes after, and the two newest are kept: a round that is repeated, or done
-    again after the server was restarted, starts from the state it started from before.
+    A state is kept under the round that it comes after, and the three newest are kept: a round that is repeated, or
+    done again after the server was restarted, starts from the state it started from before. The server writes down a
+    round while the sites are at the next one, so that a site can be two rounds ahead of what a kill left there.
 
     Args:
         root: the site's state folder.
@@ -94,7 +96,7 @@ class SiteState:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self._path(kind, round_number), buffer.getbuffer())
-        for number in sorted(self._rounds(kind), reverse=True)[2:]:
+        for number in sorted(self._rounds(kind), reverse=True)[_KEPT_ROUNDS:]:
             self._path(kind, number).unlink(missing_ok=True)
 
     def _load(self, kind: str, round_number: int) -> dict[str, Any] | None:

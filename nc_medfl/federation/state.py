@@ -171,3 +171,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def replace_by_link(source: Path, target: Path) -> None:
+    """Let a second name stand for such a file, whatever it stood for before."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    link_or_copy(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # two names of one file are not replaced

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +30,7 @@ from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.state import RoundStore
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.settings import parse
-from nc_medfl.training.model import build_network, fingerprints
+from nc_medfl.training.model import build_network, fingerprints, save_model
 
 SETTINGS = parse(JobSettings, {"method": "fedavg", "network": {"backbone": "small"}}, where="test")
 
@@ -202,10 +204,16 @@ def a_test_result(site: str) -> FLModel:
     return FLModel(metrics={"answered": 1.0}, meta={"client_name": site, keys.ROWS: json.dumps([row])})
 
 
+def choose(run: _Run, federation: Federation) -> None:
+    """Let the model after the first round be written down and found the best."""
+    save_model(run.log.folder / keys.LAST_MODEL, a_model().params, run.job, rounds=1, prints={})
+    federation._keep_if_best(run, Score({"a": 0.7}), 1)
+
+
 def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> None:
     run = a_run(tmp_path, min_sites=2, retries=1)
     federation = Federation([[], [a_test_result("a")]], sites="ab", min_sites=2, retries=1)
-    federation._keep_if_best(run, Score({"a": 0.7}), 1, a_model().params)
+    choose(run, federation)
     federation._evaluate(run, a_model())
     rows = json.loads((run.log.folder / keys.SITE_METRICS).read_text())["rows"]
     assert (rows[0]["site"], rows[0]["value"]) == ("a", 0.75)
@@ -219,7 +227,53 @@ def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> Non
 def test_no_final_test_at_all_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
     run = a_run(tmp_path, min_sites=1, retries=0)
     federation = Federation([[]], sites="ab", min_sites=1, retries=0)
-    federation._keep_if_best(run, Score({"a": 0.7}), 1, a_model().params)
+    choose(run, federation)
     with pytest.raises(RunFailed, match="no site answered the final test"):
         federation._evaluate(run, a_model())
     assert not (run.log.folder / keys.SITE_METRICS).exists()
+
+
+def test_a_round_is_on_disk_before_the_tables_of_the_next_one_grow(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=1)
+    federation = Federation([[an_answer("a", 0.6)]], sites="a", min_sites=1)
+    may_write, order = threading.Event(), list[str]()
+
+    def slow() -> None:
+        assert may_write.wait(60)
+        federation._keep(run, a_model().params, 1, None)
+        order.append("kept")
+
+    run.background.begin(slow)
+    threading.Timer(0.2, may_write.set).start()
+    # The site has answered by now, and nothing of it is in the tables.
+    federation._train(run, a_model())
+    order.append("trained")
+    assert order == ["kept", "trained"]
+    saved = run.store.find()
+    assert saved is not None
+    assert saved.rounds == 1
+    assert len(pd.read_csv(saved.folder / keys.UPDATES_CSV)) == 0
+
+
+def test_a_round_that_can_not_be_kept_ends_the_job(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=1)
+    federation = Federation([[an_answer("a", 0.6)]], sites="a", min_sites=1)
+    shutil.rmtree(run.log.folder)
+    run.background.begin(lambda: federation._keep(run, a_model().params, 1, None))
+    with pytest.raises(OSError, match="No such file"):
+        federation._train(run, a_model())
+    assert run.store.find() is None
+
+
+def test_the_best_model_is_that_of_its_round_and_stays_when_the_last_one_changes(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    federation = Federation([])
+    for rounds, auc in ((1, 0.6), (2, 0.8), (3, 0.7)):
+        model = {name: value + rounds for name, value in a_model().params.items()}
+        federation._keep(run, model, rounds, run.best)
+        federation._keep_if_best(run, Score({"a": auc}), rounds)
+    best, last = (torch.load(run.log.folder / name, weights_only=True) for name in (keys.BEST_MODEL, keys.LAST_MODEL))
+    assert (best["round"], last["round"]) == (2, 3)
+    name = "head.output.bias"
+    assert torch.equal(best["state_dict"][name], a_model().params[name] + 2)
+    assert not [path for path in run.log.folder.iterdir() if path.name.endswith(".tmp")]

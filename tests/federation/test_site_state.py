@@ -57,14 +57,14 @@ def test_a_round_done_again_starts_from_the_same_moments(store: Store, tmp_path:
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
-def test_the_two_newest_are_kept_and_the_newest_before_a_round_is_given(tmp_path: Path) -> None:
+def test_the_three_newest_are_kept_and_the_newest_before_a_round_is_given(tmp_path: Path) -> None:
     state = SiteState(tmp_path, RUN)
     assert state.load_optimizer(0) is None
-    for number in range(4):
+    for number in range(5):
         state.save_optimizer(number, {"of": torch.tensor(number)})
-    assert sorted(path.name for path in state.folder.iterdir()) == ["optimizer-2.pt", "optimizer-3.pt"]
+    assert sorted(path.name for path in state.folder.iterdir()) == [f"optimizer-{n}.pt" for n in (2, 3, 4)]
     assert state.load_optimizer(3) == {"of": torch.tensor(2)}
-    assert state.load_optimizer(9) == {"of": torch.tensor(3)}  # the site missed rounds 4 to 8
+    assert state.load_optimizer(9) == {"of": torch.tensor(4)}  # the site missed rounds 5 to 8
     state.forget()
     assert list(tmp_path.iterdir()) == []
 
