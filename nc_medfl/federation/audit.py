@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nc_medfl import __version__
@@ -92,10 +93,9 @@ def sent(answer: Answer, received: Mapping[str, Tensor]) -> dict[str, Any]:
         entry["tensors"] = {name: [str(v.dtype).removeprefix("torch."), list(v.shape)] for name, v in params.items()}
         entry["numbers"] = sum(value.numel() for value in params.values())
         entry["bytes"] += sum(value.numel() * value.element_size() for value in params.values())
-        entry["norm"] = _norm(params)
-        entry["change_norm"] = _norm(
-            {n: v.double() - received[n].double() for n, v in params.items() if n in received and v.is_floating_point()}
-        )
+        floating = {name: value for name, value in params.items() if value.is_floating_point()}
+        entry["norm"] = _norm(floating.values())
+        entry["change_norm"] = _norm(value - received[name] for name, value in floating.items() if name in received)
     meta: dict[str, Any] = {}
     for name, value in answer.meta.items():
         size, meta[name] = _described(name, value)
@@ -103,8 +103,8 @@ def sent(answer: Answer, received: Mapping[str, Tensor]) -> dict[str, Any]:
     return entry | {"meta": meta}
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float(v.double().square().sum()) for v in tensors.values() if v.is_floating_point()))
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2 for value in tensors))
 
 
 def _described(name: str, value: Any) -> tuple[int, Any]:

@@ -21,6 +21,7 @@ from nc_medfl.data.store import write_atomic
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.aggregator import NCAwareAggregator, RefusedUpdate
+from nc_medfl.federation.checks import is_finite
 from nc_medfl.federation.controller import FederationController
 from nc_medfl.federation.controls import bounded, first_controls, moved
 from nc_medfl.federation.exchange import Take
@@ -83,7 +84,7 @@ class ScaffoldAggregator(NCAwareAggregator):
         for name, value in tensors.items():
             if value.shape != self.controls[name].shape or not value.is_floating_point():
                 raise RefusedUpdate(f"its control variate of {name} has another shape or kind")
-            if not bool(torch.isfinite(value).all()):
+            if not is_finite(value):
                 raise RefusedUpdate(f"its control variate of {name} holds a NaN or an infinity")
         return tensors
 
