@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -11,12 +12,18 @@ from pathlib import Path
 
 from nc_medfl.federation import keys
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.02
 
 
-def turns_environment(folder: Path, threads: int | None) -> dict[str, str]:
-    """The environment variable by which sites of one machine know how many of them may work at the same time."""
-    return {keys.ENV_TURNS: f"{threads}:{folder}"} if threads else {}
+def turns_environment(folder: Path, threads: int | None, patience: float | None = None) -> dict[str, str]:
+    """The environment variable by which sites of one machine know how many of them may work at the same time.
+
+    Args:
+        folder: for the turns' locks.
+        threads: sites that may work at the same time; None for all.
+        patience: seconds after which a site no longer waits; None if it always does.
+    """
+    return {keys.ENV_TURNS: f"{threads}:{patience or math.inf}:{folder}"} if threads else {}
 
 
 @contextmanager
@@ -25,14 +32,16 @@ def turn() -> Iterator[None]:
 
     A turn is a lock on a file, so that a site that is killed gives it back.
     """
-    count, _, folder = os.environ.get(keys.ENV_TURNS, "").partition(":")
+    count, _, rest = os.environ.get(keys.ENV_TURNS, "").partition(":")
+    patience, _, folder = rest.partition(":")
     if not folder:
         yield
         return
+    end = time.monotonic() + float(patience)
     Path(folder).mkdir(parents=True, exist_ok=True)
     handles = [os.open(Path(folder) / f"turn-{n}", os.O_RDWR | os.O_CREAT, 0o600) for n in range(int(count))]
     try:
-        while not any(_taken(handle) for handle in handles):
+        while not any(_taken(handle) for handle in handles) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
         yield
     finally:

@@ -21,8 +21,8 @@ with turn():
 
 
 class Site:
-    def __init__(self, folder: Path, threads: int | None) -> None:
-        environment = {**os.environ, **turns_environment(folder, threads)}
+    def __init__(self, folder: Path, threads: int | None, patience: float | None = None) -> None:
+        environment = {**os.environ, **turns_environment(folder, threads, patience)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", TAKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
@@ -59,6 +59,16 @@ def test_a_site_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
     first.process.send_signal(signal.SIGKILL)
     first.process.wait(20)
     assert second.is_in(20)
+    second.leave()
+
+
+def test_a_site_that_hangs_keeps_others_out_for_no_longer_than_they_have_patience(tmp_path: Path) -> None:
+    first = Site(tmp_path, 1)
+    assert first.is_in(20)
+    second = Site(tmp_path, 1, patience=3)
+    assert not second.is_in(1)
+    assert second.is_in(20)
+    first.leave()
     second.leave()
 
 

@@ -20,6 +20,11 @@ from nc_medfl.federation.environments.base import (
     threads_for,
 )
 from nc_medfl.federation.environments.devices import settle_sites
+from nc_medfl.federation.turns import turns_environment
+
+_CORES = os.cpu_count() or 1
+#: Seconds that a site waits for its turn at fewer cores: one that hangs, or works for long, keeps nobody out.
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Simulator:
     """FLARE's simulator.
 
     Attributes:
-        threads: sites that work at the same time; None for all.
+        threads: sites that have a process at the same time; None for all, of which as many work at a time as there are
+            cores: while some train, others send and receive.
         gpus: devices to spread the sites over; none leaves that to the sites' settings.
     """
 
@@ -77,6 +83,8 @@ class Simulator:
         environment["TMPDIR"] = str(scratch)
         environment.setdefault("OMP_NUM_THREADS", threads_for(len(sites), self.threads))
         environment.setdefault(*FEW_ARENAS)
+        if not self.threads and len(sites) > _CORES and not self.gpus:
+            environment |= turns_environment(scratch / "turns", _CORES, _PATIENCE)
         return Child(
             module="nc_medfl.federation.environments.simulator_process",
             spec=spec,
