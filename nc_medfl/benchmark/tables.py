@@ -139,11 +139,14 @@ def _summary_lines(cells: dict[str, dict[str, dict[str, Any]]]) -> list[list[str
 def _skew_line(runs: pd.DataFrame) -> str:
     means = {name: pd.to_numeric(runs[name]).mean() for name in ("label_skew", "total_variation", "findings_a_site")}
     sizes = pd.to_numeric(runs["smallest"]).min(), pd.to_numeric(runs["largest"]).max()
-    return (
-        f"Skew over sites and seeds: label prevalence differs from all sites' by {means['label_skew']:.3f} on average, "
-        f"total variation {means['total_variation']:.2f}, {means['findings_a_site']:.1f} findings with a positive "
-        f"a site, {sizes[0]:.0f} to {sizes[1]:.0f} training images a site."
+    told = (
+        (means["label_skew"], "label prevalence differs from all sites' by {:.3f} on average"),
+        (means["total_variation"], "total variation {:.2f}"),
+        (means["findings_a_site"], "{:.1f} findings with a positive a site"),
     )
+    # One site, or one that knows no label, has nothing to differ from.
+    parts = [words.format(value) for value, words in told if not np.isnan(value)]
+    return f"Skew over sites and seeds: {', '.join(parts)}, {sizes[0]:.0f} to {sizes[1]:.0f} training images a site."
 
 
 def _table(header: list[str], body: list[list[str]]) -> list[str]:

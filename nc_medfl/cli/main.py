@@ -12,7 +12,7 @@ import typer
 
 from nc_medfl import __version__
 from nc_medfl.cli.verbs import Verbs
-from nc_medfl.errors import NcMedflError
+from nc_medfl.errors import NcMedflError, UserError
 
 _FAILED, _MISTAKE, _STOPPED = 1, 2, 130
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -43,6 +44,8 @@ def _options(
         be_quiet()
     if debug:
         os.environ["NC_MEDFL_DEBUG"] = "1"
+    if context.invoked_subcommand is None:
+        raise UserError("no command is given. See 'nc-medfl --help'.")
 
 
 def guarded(command: Any) -> None:

@@ -53,6 +53,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--quiet"], "no command is given. See 'nc-medfl --help'."),
         (["run", "jobs/nope", "--sites", "{sites}", "--out", "{out}"], "jobs/nope: no job.py, so not a job"),
         (["run", "jobs/fednca_cxr", "--sites", "nowhere", "--out", "{out}"], "nowhere: no such folder"),
         (
