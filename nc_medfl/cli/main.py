@@ -90,7 +90,7 @@ def _ending(error: Exception) -> tuple[int, list[str]]:
         said += "" if said.endswith((".", "?")) else "."
         return _MISTAKE, [said + (f" See '{context.command_path} --help'." if context else "")]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return _FAILED, ["no space left on the disk. Free some, and give the same command again."]
+        return _FAILED, ["no space left on the disk. Free some and give the same command again, a run with --resume."]
     if isinstance(error, MemoryError):
         return _FAILED, ["out of memory. Take smaller batches or images, or fewer workers."]
     from nc_medfl.cli.failures import one_line

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nc_medfl.config.site import SiteName
 from nc_medfl.errors import UserError
 from nc_medfl.names import BackboneName, MethodName
 from nc_medfl.presets import merged, with_presets
 from nc_medfl.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+JobName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class NetworkSettings(Settings):
@@ -278,7 +278,7 @@ class JobSettings(Settings):
             ``mlflow`` or nowhere.
     """
 
-    name: SiteName = "fednca_cxr"
+    name: JobName = "fednca_cxr"
     kind: Literal["train", "label_statistics", "evaluate"] = "train"
     method: MethodName = "fednca"
     paper_compat: bool = False

@@ -15,7 +15,8 @@ Device = Annotated[
     Field(pattern=r"^(cpu|cuda:\d+)$"),
     BeforeValidator(lambda value: f"cuda:{value}" if isinstance(value, int) else value),
 ]
-SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+#: Without dots: FLARE takes what stands before one for another site's name.
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class StatisticsNoise(Settings):

@@ -20,6 +20,8 @@ from nc_medfl.federation.refusal import RefusedUpdate
 
 #: A sum of n unit vectors is no longer than n, but for rounding.
 _ROUNDING = 1e-6
+#: Buffers of batch normalisation. With a variance under 0 in the average, the next model gives NaN everywhere.
+_NEVER_NEGATIVE = frozenset({"running_var", "num_batches_tracked"})
 
 
 def checked_params(params: Any, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -30,7 +32,8 @@ def checked_params(params: Any, previous: Mapping[str, Tensor]) -> dict[str, Ten
         previous: names, shapes and types to find.
 
     Raises:
-        RefusedUpdate: for missing or unknown names, what is no array, another shape or type, a NaN or an infinity.
+        RefusedUpdate: for missing or unknown names, what is no array, another shape or type, a NaN or an infinity, or a
+            variance or a number of batches under 0.
     """
     if not isinstance(params, Mapping) or not params:
         raise RefusedUpdate("it holds no parameters")
@@ -55,6 +58,8 @@ def _checked_tensor(name: str, value: Any, expected: Tensor) -> Tensor:
         raise RefusedUpdate(f"{name} is {value.dtype}, not {expected.dtype}")
     if value.is_floating_point() and not is_finite(value):
         raise RefusedUpdate(f"{name} holds a NaN or an infinity")
+    if name.rpartition(".")[2] in _NEVER_NEGATIVE and bool((value < 0).any()):
+        raise RefusedUpdate(f"{name} is under 0, which it can't be")
     return value.detach()
 
 

@@ -99,12 +99,13 @@ def _patients_of(chosen: Bools, patients: npt.NDArray[Any]) -> int:
     return len(np.unique(patients[chosen]))
 
 
-def check_counts(given: Any, findings: Sequence[str]) -> Counts:
+def check_counts(given: Any, findings: Sequence[str], max_samples: int) -> Counts:
     """Check what a site sent.
 
     Args:
         given: as read from JSON.
         findings: the vocabulary, in order.
+        max_samples: no count may be more.
 
     Raises:
         ValueError: if it is not what :func:`site_counts` makes; the text holds no value of it.
@@ -116,8 +117,8 @@ def check_counts(given: Any, findings: Sequence[str]) -> Counts:
             for row in given["rows"]
         ]
         together = [list(line) for line in given["together"]]
-        minimum = int(given["minimum"])
-    except (TypeError, KeyError, ValueError) as error:
+        minimum = given["minimum"]
+    except (TypeError, KeyError) as error:
         raise ValueError("its label counts can't be read") from error
     if [(row["split"], row["finding"]) for row in rows] != wanted:
         raise ValueError("its label counts are of other findings")
@@ -125,9 +126,31 @@ def check_counts(given: Any, findings: Sequence[str]) -> Counts:
         raise ValueError("its counts of pairs are of other findings")
     numbers = [row[name] for row in rows for name in ("n_images", "n_patients", *STATES)]
     numbers += [number for line in together for number in line]
-    if not all(number is None or (type(number) is int and number >= 0) for number in numbers):
+    if type(minimum) is not int or not all(number is None or type(number) is int for number in numbers):
         raise ValueError("its label counts are not numbers of images")
+    if not all(number is None or 0 <= number <= max_samples for number in [minimum, *numbers]):
+        raise ValueError(f"its label counts are under 0, or over aggregation.max_samples ({max_samples})")
+    if not all(_fits(row) for row in rows) or not _are_pairs_of(rows, together):
+        raise ValueError("its label counts can't be: parts are more than the whole")
     return {"minimum": minimum, "rows": rows, "together": together}
+
+
+def _fits(row: Counts) -> bool:
+    """Whether a finding's counts, as far as they are told, are no more than the images that there are."""
+    if row["n_images"] is None:
+        return all(row[name] is None for name in ("n_patients", *STATES))
+    most = max(row["n_patients"] or 0, sum(row[name] or 0 for name in STATES))
+    return bool(most <= row["n_images"])
+
+
+def _are_pairs_of(rows: Sequence[Counts], together: Sequence[Sequence[int | None]]) -> bool:
+    """Whether no pair of findings is told of that is more than either of them."""
+    single = [row["n_positive"] for row in rows if row["split"] == PAIRS_OF][: len(together)]
+    return all(
+        count is None or all(n is not None and count <= n for n in (single[i], single[j]))
+        for i, line in enumerate(together)
+        for j, count in enumerate(line)
+    )
 
 
 def table(sites: Mapping[str, Counts]) -> list[Counts]:

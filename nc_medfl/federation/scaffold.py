@@ -82,7 +82,8 @@ class ScaffoldAggregator(NCAwareAggregator):
             raise RefusedUpdate("its control variate is missing, or of other parameters")
         tensors = {name: torch.as_tensor(value) for name, value in changes.items()}
         for name, value in tensors.items():
-            if value.shape != self.controls[name].shape or not value.is_floating_point():
+            expected = self.controls[name]
+            if (value.shape, value.dtype, value.layout) != (expected.shape, expected.dtype, expected.layout):
                 raise RefusedUpdate(f"its control variate of {name} has another shape or kind")
             if not is_finite(value):
                 raise RefusedUpdate(f"its control variate of {name} holds a NaN or an infinity")

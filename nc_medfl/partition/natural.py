@@ -99,7 +99,7 @@ def _text(value: object) -> str:
 
 def _site_name(value: str) -> str:
     """The value as a name of a site and of its folder."""
-    kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", value).strip("-._")[:64]
+    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", value).strip("-_")[:64]
     return kept or "other"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,11 +106,43 @@ def test_sums_are_of_what_is_told_and_say_how_many_withhold(store: Store, tmp_pa
 def test_what_a_site_sends_is_checked(store: Store) -> None:
     findings = store.vocabulary.findings
     good = json.loads(json.dumps(site_counts(store)))
-    assert check_counts(good, findings) == good
+    assert check_counts(good, findings, 1000) == good
     negative = json.loads(json.dumps(good))
     negative["rows"][0]["n_images"] = -1
     text = json.loads(json.dumps(good))
     text["together"][0][0] = "12"
     for bad in (None, [], {}, {**good, "rows": good["rows"][1:]}, {**good, "together": [[1]]}, negative, text):
         with pytest.raises(ValueError, match="its "):
-            check_counts(bad, findings)
+            check_counts(bad, findings, 1000)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("minimum",), float("inf")),
+        (("minimum",), -1),
+        (("rows", 0, "n_positive"), 10**40),
+        (("rows", 0, "n_positive"), True),
+        (("rows", 0, "n_positive"), 2.0),
+        (("rows", 0, "n_patients"), 999),
+        (("rows", 0, "n_images"), None),
+        (("together", 0, 0), 999),
+        (("together", 0, 1), 999),
+    ],
+)
+def test_counts_that_can_not_be_are_refused(store: Store, where: tuple[Any, ...], value: Any) -> None:
+    given = json.loads(json.dumps(site_counts(store)))
+    part = given
+    for step in where[:-1]:
+        part = part[step]
+    part[where[-1]] = value
+    with pytest.raises(ValueError, match="its label counts"):
+        check_counts(given, store.vocabulary.findings, 1000)
+
+
+def test_no_more_positives_and_negatives_than_images(store: Store) -> None:
+    given = json.loads(json.dumps(site_counts(store)))
+    row = given["rows"][0]
+    row |= {"n_positive": row["n_images"], "n_negative": 1, "n_unknown": 0}
+    with pytest.raises(ValueError, match="more than the whole"):
+        check_counts(given, store.vocabulary.findings, 1000)

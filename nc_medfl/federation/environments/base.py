@@ -48,9 +48,18 @@ class Federation:
 
     @property
     def here(self) -> Path:
-        """The folder of the sites, where there must be one."""
+        """The folder of the sites, where there must be one, with as many as the job needs.
+
+        Raises:
+            UserError: if there is none, or too few are in it.
+        """
         if self.sites_folder is None:
             raise UserError("--sites is missing. Give a folder with <site>/site.yaml for each site.")
+        needed = self.settings.federation.min_sites or 0
+        if needed > len(self.sites) > 0:
+            raise UserError(
+                f"federation.min_sites: {needed} sites are asked for, and there are {len(self.sites)}. Ask for fewer."
+            )
         return self.sites_folder
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 
 from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
-from nc_medfl.errors import UserError
+from nc_medfl.errors import RunFailed, UserError
 from nc_medfl.federation import keys
-from nc_medfl.federation.exchange import site_of
+from nc_medfl.federation.answers import read_test
 from nc_medfl.federation.federation_wide import write_federation
+from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
@@ -43,19 +43,29 @@ class EvaluateController(QuestionController):
         return FLModel(params_type=ParamsType.FULL, params=dict(network.state_dict()), meta={})
 
     def take(self, job: JobSettings, answers: dict[str, FLModel], absent: dict[str, str], folder: Path) -> None:
-        """Write the sites' rows; a site without an answer has rows that say so."""
-        rows = [
-            {**row, "site": site_of(answer)}
-            for answer in answers.values()
-            for row in json.loads(answer.meta.get(keys.ROWS, "[]"))
-        ]
-        metas = {site_of(answer): answer.meta for answer in answers.values()}
+        """Write the sites' rows; a site without an answer that can be used has rows that say so.
+
+        Raises:
+            RunFailed: if no site's answer can be used.
+        """
+        findings = load_vocabulary(job.vocabulary).findings
+        rows, metas = [], {}
+        for site, answer in answers.items():
+            try:
+                rows += read_test(answer.meta, findings, job.aggregation.max_samples)
+            except RefusedUpdate as refusal:
+                self.warning(f"final metrics of {site} refused: {refusal}")
+                absent[site] = f"its metrics were refused: {refusal}"
+            else:
+                metas[site] = answer.meta
+        if not metas:
+            raise RunFailed(f"no site's metrics can be used: {absent}. See the sites' logs.")
         write_federation(folder, metas, rows, job, self.warning)
         write_site_tables(folder, metas, job, self.warning)
         about = {"run": job.name, "model": job.method, "split": "test", "group": "all", "metric": "auc"}
         empty = {"value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
         for site, reason in absent.items():
-            names = (*load_vocabulary(job.vocabulary).findings, "macro", "micro")
+            names = (*findings, "macro", "micro")
             untold = {**about, "site": site, **empty, "reason": f"no test: {reason}"}
             rows += [{**untold, "finding": finding} for finding in names]
         write_json(folder / keys.SITE_METRICS, {"rows": rows})

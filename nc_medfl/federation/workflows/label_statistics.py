@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from nc_medfl.config import JobSettings
 from nc_medfl.data.store import write_json
 from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
+from nc_medfl.federation.answers import parsed
 from nc_medfl.federation.label_counts import check_counts
+from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
 
@@ -39,10 +40,11 @@ class LabelStatisticsController(QuestionController):
         sites: dict[str, Any] = {}
         for site, answer in answers.items():
             try:
-                sites[site] = check_counts(json.loads(answer.meta.get(keys.ROWS, "null")), findings)
-            except ValueError as reason:
+                given = parsed(answer.meta.get(keys.ROWS), "label counts")
+                sites[site] = check_counts(given, findings, job.aggregation.max_samples)
+            except (ValueError, RefusedUpdate) as reason:
                 self.warning(f"label counts of {site} refused: {reason}")
-                absent[site] = str(reason) if not isinstance(reason, json.JSONDecodeError) else "it is not JSON"
+                absent[site] = str(reason)
         if not sites:
             raise RunFailed(f"no site's label counts can be used: {absent}. See the sites' logs.")
         content = {"schema_version": SCHEMA_VERSION, "findings": list(findings), "sites": sites, "absent": absent}
