@@ -92,14 +92,15 @@ def an_update(site: str, seed: int = 0, **changes: Any) -> FLModel:
 
 
 def a_step(site: str, seed: int, times: float = 1.0, size: float = 0.01, **changes: Any) -> FLModel:
-    """An update that went a small random step from the start, times a factor (what a poisoner scales)."""
+    """An update that went a small random step from the start, times a factor (what a poisoner scales).
+
+    Running variances only grow: they stay what a variance can be.
+    """
     generator = torch.Generator().manual_seed(seed)
-    params = {
-        name: value + times * size * torch.randn(value.shape, generator=generator)
-        if value.is_floating_point()
-        else value + 3
-        for name, value in start().items()
-    }
+    params = {}
+    for name, value in start().items():
+        step = times * size * torch.randn(value.shape, generator=generator) if value.is_floating_point() else 3
+        params[name] = value + (abs(step) if name.endswith("running_var") else step)
     return an_update(site, seed, params=params, **changes)
 
 
