@@ -97,7 +97,7 @@ def site_init(
     written = [str(change.path) for change in changes]
     payload = {"kit": str(kit), "name": opened.name, "role": opened.role, "files": written, "written": not dry_run}
     lines = written or [f"{kit}: nothing to do, all is as wanted."]
-    emit(payload, [*lines, f"next: nc-medfl check --kit {kit}"], as_json)
+    emit(payload, ["nothing was written."] if dry_run else [*lines, f"next: nc-medfl check --kit {kit}"], as_json)
 
 
 def _no_site(kit: Kit, answers: dict[str, Any], custom_code: CustomCode | None) -> None:
