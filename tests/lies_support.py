@@ -22,6 +22,7 @@ LIAR, ENV_MARK = "mallory", "NC_MEDFL_TEST_MARK"
 
 Params = dict[str, Any]
 _BIAS = "classifier.bias"
+_VARIANCE = "backbone.features.bn1.running_var"
 
 
 class Bomb:
@@ -57,8 +58,11 @@ def _print(name: str, value: str) -> Callable[[Answer, Task, str], Answer]:
 
 
 def _far(trained: Params, sent: Params) -> Params:
+    # Variances stay as they are: under 0 they are a lie of their own.
     return {
-        name: sent[name] + 1000 * (value - sent[name]) if value.is_floating_point() else value
+        name: sent[name] + 1000 * (value - sent[name])
+        if value.is_floating_point() and not name.endswith("running_var")
+        else value
         for name, value in trained.items()
     }
 
@@ -71,6 +75,7 @@ def _planted(answer: Answer, _task: Task, mark: str) -> Answer:
 LIES: dict[str, tuple[Callable[[Answer, Task, str], Answer], str]] = {
     "a NaN": (_params(lambda t, _: {**t, _BIAS: torch.full_like(t[_BIAS], torch.nan)}), "NaN or an infinity"),
     "an infinity": (_params(lambda t, _: {**t, _BIAS: t[_BIAS] + torch.inf}), "NaN or an infinity"),
+    "a variance under 0": (_params(lambda t, _: {**t, _VARIANCE: -t[_VARIANCE]}), f"{_VARIANCE} is under 0"),
     "another shape": (_params(lambda t, _: {**t, _BIAS: torch.zeros(2, 2)}), f"{_BIAS} has shape [2, 2]"),
     "another type": (_params(lambda t, _: {**t, _BIAS: t[_BIAS].double()}), f"{_BIAS} is torch.float64"),
     "a key less": (_params(lambda t, _: {k: v for k, v in t.items() if k != _BIAS}), "1 parameters missing"),
