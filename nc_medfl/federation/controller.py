@@ -44,6 +44,7 @@ from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.state import RoundStore, link_or_copy, replace_by_link, state_folder
 from nc_medfl.federation.tracking import Tracker
+from nc_medfl.federation.untested import untested_rows
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
 
@@ -359,7 +360,7 @@ class FederationController(WaitingController):
             rows: list[Row] = self.aggregator.read_test(answer.meta)
         except RefusedUpdate as reason:
             self.warning(f"final metrics of {site_of(answer)} refused: {reason}")
-            return _untested(run, site_of(answer), f"its metrics were refused: {reason}")
+            return untested_rows(run.job, site_of(answer), f"its metrics were refused: {reason}")
         return rows
 
     def _evaluate(self, run: _Run, model: FLModel) -> None:
@@ -375,7 +376,7 @@ class FederationController(WaitingController):
             raise RunFailed("no site answered the final test. The models are kept; resume the job to test again.")
         rows = [row for answer in answers for row in self._tested(run, answer)]
         for site, (_, reason) in exchange.absent().items():
-            rows += _untested(run, site, f"no final test: {reason}")
+            rows += untested_rows(run.job, site, f"no final test: {reason}")
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
         metas = {site_of(answer): answer.meta for answer in answers}
         write_federation(run.log.folder, metas, rows, run.job, self.warning)
@@ -385,14 +386,6 @@ class FederationController(WaitingController):
             {"best_round": rounds, "best_score": score, "fingerprints": chosen["fingerprints"]},
         )
         run.log.progress(event="finished", round=rounds, score=score, sites=_presence(exchange))
-
-
-def _untested(run: _Run, site: str, reason: str) -> list[Row]:
-    """Rows of ``metrics.csv`` for a site whose numbers did not come, so that it isn't missed."""
-    about = {"run": run.job.name, "model": run.job.method, "site": site, "split": "test", "group": "all"}
-    row = {"metric": "auc", "value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
-    findings = (*load_vocabulary(run.job.vocabulary).findings, "macro", "micro")
-    return [{**about, "finding": name, **row, "reason": reason} for name in findings]
 
 
 def _too_few(run: _Run, number: int, attempts: int, exchange: Exchange) -> str:

@@ -14,6 +14,7 @@ from nc_medfl.federation.answers import read_test
 from nc_medfl.federation.federation_wide import write_federation
 from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.site_tables import write_site_tables
+from nc_medfl.federation.untested import untested_rows
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, load_model
@@ -62,10 +63,6 @@ class EvaluateController(QuestionController):
             raise RunFailed(f"no site's metrics can be used: {absent}. See the sites' logs.")
         write_federation(folder, metas, rows, job, self.warning)
         write_site_tables(folder, metas, job, self.warning)
-        about = {"run": job.name, "model": job.method, "split": "test", "group": "all", "metric": "auc"}
-        empty = {"value": None, "low": None, "high": None, "n_positive": 0, "n_annotated": 0}
         for site, reason in absent.items():
-            names = (*findings, "macro", "micro")
-            untold = {**about, "site": site, **empty, "reason": f"no test: {reason}"}
-            rows += [{**untold, "finding": finding} for finding in names]
+            rows += untested_rows(job, site, f"no test: {reason}")
         write_json(folder / keys.SITE_METRICS, {"rows": rows})
