@@ -186,3 +186,12 @@ def test_the_reference_has_a_row_for_every_key_of_a_site() -> None:
     keys = [name for name in SiteConfig.model_fields if name != "privacy"]
     keys += [f"privacy.{name}" for name in PrivacySettings.model_fields]
     assert [key for key in keys if f"| `{key}` |" not in page] == []
+
+
+@pytest.mark.parametrize("name", ["mid.hosp", ".a", "a b", "", "a" * 65])
+def test_a_site_has_a_name_that_flare_takes_for_one_site(name: str) -> None:
+    # To FLARE "mid.hosp" is a child of the site "mid", which there is none of.
+    with pytest.raises(ValueError, match="name"):
+        SiteConfig(name=name, store=Path("store"))
+    assert SiteConfig(name="mid-hosp_2", store=Path("store")).name == "mid-hosp_2"
+    assert JobSettings(name="fednca_cxr.v2").name == "fednca_cxr.v2"

@@ -120,6 +120,9 @@ def test_a_dry_run_says_what_it_would_write_and_writes_nothing(kit: Path, store:
     payload = json.loads(done.stdout)
     assert [Path(path).name for path in payload["files"]] == ["resources.json", "authorization.json", "site.yaml"]
     assert payload["written"] is False
+    told = site_init(kit, "--store", store, "--min-positives", "5", "--dry-run").stdout
+    assert "nothing was written" in told
+    assert "next:" not in told
     assert files(kit) == former
 
 

@@ -62,6 +62,15 @@ def test_the_control_moves_by_the_sum_of_changes_over_all_sites() -> None:
     assert all(bool((value == 2.0).all()) for value in aggregator.controls.values())
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.int64])
+def test_a_control_of_another_type_is_refused(kind: torch.dtype) -> None:
+    aggregator = an_aggregator(2)
+    aggregator.reset_stats()
+    name, value = next(NETWORK.named_parameters())
+    with pytest.raises(RefusedUpdate, match="another shape or kind"):
+        aggregator.accept_model(an_answer("a", 1.0, **{name: torch.ones_like(value.detach(), dtype=kind)}))
+
+
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [

@@ -17,6 +17,7 @@ from nc_medfl.benchmark.datasets import make_pool as benchmark_pool
 from nc_medfl.benchmark.matrix import PartitionSpec, StoreData
 from nc_medfl.benchmark.sites import deal
 from nc_medfl.cli.main import app
+from nc_medfl.config import SiteConfig
 from nc_medfl.data.store import copy_rows, open_store, write_store
 from nc_medfl.errors import UserError
 from nc_medfl.partition import NaturalSettings, plan_natural
@@ -140,3 +141,11 @@ def test_findings_are_unknown_at_some_sites_and_known_at_another(
         assert touched.sum(axis=1).tolist() == [4, 4, 4]
         assert not touched.all(axis=0).any()
     np.testing.assert_array_equal(hidden.test.labels(), plain.test.labels())
+
+
+def test_a_value_becomes_a_name_that_a_site_may_have() -> None:
+    frame = labelled([0, 1, 2, 3, 4, 5], ["train", "val", "test"] * 2, np.zeros((6, len(FINDINGS))))
+    frame["view"] = ["St. Mary"] * 3 + ["1.5 T"] * 3
+    names = plan_natural(frame, FINDINGS, BY_VIEW).names
+    assert sorted(names) == ["1-5-T", "St-Mary"]
+    assert all(SiteConfig(name=name, store=Path("store")).name == name for name in names)
