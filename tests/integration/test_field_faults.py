@@ -33,6 +33,7 @@ STEADY, CUT, KILLED, FULL, LATE = SITES = ("alpha", "beta", "gamma", "delta", "e
 HOST, SERVER_IP, SITE_IP = "fl.test", "10.97.0.1", "10.97.0.2"
 ROUNDS = 36
 PATIENCE = 900.0
+SUBMITTED_AGAIN = "Submitting it again"
 SETTINGS = (
     "network.backbone=small",
     "training.lr=1e-3",
@@ -77,7 +78,12 @@ class Field:
         def found() -> list[dict[str, Any]]:
             return [event for event in self.rounds()[first:] if wanted(event["sites"])]
 
-        assert wait_until(found, PATIENCE), f"{self.rounds()[-3:]}\n{self.run.said()[-2000:]}"
+        def job_lost() -> bool:
+            return SUBMITTED_AGAIN in self.run.said()
+
+        wait_until(lambda: found() or job_lost(), PATIENCE)
+        assert not job_lost(), f"the job failed before its server was killed:\n{self.run.said()}"
+        assert found(), f"{self.rounds()[-3:]}\n{self.run.said()[-2000:]}"
         return int(found()[0]["round"])
 
     def wait_for(self, site: str, *outcomes: str) -> int:
@@ -216,7 +222,9 @@ def kill_a_client(here: Field) -> None:
 
 
 def leave_for_good(here: Field) -> None:
-    here.place.kill("KILL", f"{here.kits}/{FULL}/startup")  # the script that would start it again
+    # The script that would start it again, and nothing else: a client that outlives its job process tells the server,
+    # which then fails the job.
+    here.place.kill("KILL", f"{here.kits}/{FULL}/startup/sub_start.sh")
     here.place.kill("KILL", "nvflare.private", f"{here.kits}/{FULL} ")
     here.seen["left"] = here.wait_for(FULL, "late", "missing")
 
@@ -224,7 +232,7 @@ def leave_for_good(here: Field) -> None:
 def kill_the_server(here: Field) -> None:
     here.seen["finished before"] = len(here.rounds())
     here.place.kill("KILL", "nvflare.private", f"{here.kits}/server ")
-    here.run.wait_for("Submitting it again", PATIENCE)
+    here.run.wait_for(SUBMITTED_AGAIN, PATIENCE)
 
 
 @pytest.fixture(scope="module")
