@@ -39,6 +39,9 @@ Out = Annotated[Path, typer.Option(help="Folder for everything the run makes; an
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in --out that was cut off, after its last finished round.")
 ]
+Afresh = Annotated[
+    bool, typer.Option("--afresh", help="Start again where a run was cut off in --out; its finished rounds are lost.")
+]
 
 
 def run(
@@ -54,6 +57,7 @@ def run(
     admin_kit: AdminKit = None,
     job_id: JobId = None,
     resume: Resume = False,
+    afresh: Afresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a federation, test the chosen model at every site, and write the report; or ask the sites one thing.
@@ -62,7 +66,11 @@ def run(
     """
     from nc_medfl.federation.jobs import read_job
 
+    if resume and afresh:
+        raise UserError("--resume and --afresh: a run goes on or starts again. Give one of them.")
     settings = read_job(job, overrides or [])
+    if not (resume or afresh):
+        _refuse_to_lose(out)
     options = Options(env, sites, threads, gpus, poc_dir, keep_poc, admin_kit, job_id)
     environment = make_environment(options, job, out)
     if settings.kind != "train":
@@ -71,6 +79,21 @@ def run(
         run_question(settings, environment, out, sites=sites, job_folder=job, as_json=as_json)
         return
     run_federation(settings, environment, out, sites=sites, job_folder=job, resume=resume, as_json=as_json)
+
+
+def _refuse_to_lose(out: Path) -> None:
+    """See that no finished rounds of a run that was cut off go without a word.
+
+    Raises:
+        UserError: if there are any.
+    """
+    from nc_medfl.federation.run_folder import rounds_to_go_on_from
+
+    if rounds := rounds_to_go_on_from(out):
+        raise UserError(
+            f"{out}: holds a run that was cut off after round {rounds}. Go on from there with --resume, give "
+            "--afresh to start without it, or --out another folder."
+        )
 
 
 def run_federation(

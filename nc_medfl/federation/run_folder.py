@@ -19,6 +19,7 @@ from nc_medfl.data.store import Store, write_json
 from nc_medfl.errors import UserError, writing
 from nc_medfl.federation import keys
 from nc_medfl.federation.site import label_statistics_rows
+from nc_medfl.federation.state import STATE_JSON
 from nc_medfl.labels import load_vocabulary
 
 SCHEMA_VERSION = 1
@@ -82,6 +83,15 @@ def check_resumable(out: Path, settings: JobSettings) -> dict[str, Any]:
         )
     shutil.rmtree(out / FLARE_FOLDER, ignore_errors=True)
     return run
+
+
+def rounds_to_go_on_from(out: Path) -> int:
+    """How many finished rounds an unfinished run in ``out`` has kept there; 0 for none, and for no run at all.
+
+    Those of a job in production lie with its server, and stay there whatever becomes of ``out``.
+    """
+    kept = (out / STATE_FOLDER / "server").glob(f"*/*/round-*/{STATE_JSON}")
+    return max((int(path.parent.name.removeprefix("round-")) for path in kept), default=0)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -130,6 +130,8 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_been(sites: Path, tmp_p
     assert 1 <= finished_rounds(killed) < rounds
     changed = run(sites, killed, *settings, "training.lr=2e-3", more=("--resume",), code=2)
     assert "another training.lr (0.001, not 0.002)" in changed
+    forgotten = run(sites, killed, *settings, code=2)
+    assert re.search(r"holds a run that was cut off after round \d\. Go on from there with --resume", forgotten)
     told = run(sites, killed, *settings, more=("--resume",))
     assert "going on after round" in told
     assert_same_tables(undisturbed, killed)
@@ -138,6 +140,18 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_been(sites: Path, tmp_p
     record = json.loads((killed / "run.json").read_text())
     assert (record["outcome"], record["resumed"]) == ("finished", 1)
     assert "has finished" in run(sites, killed, *settings, more=("--resume",), code=2)
+
+
+def test_a_run_that_was_cut_off_is_given_up_where_that_is_asked_for(sites: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "state/server/fednca_cxr/0/round-3"
+    kept.mkdir(parents=True)
+    (kept / "state.json").write_text("{}")
+    (tmp_path / ".nc-medfl").touch()
+    assert "after round 3" in run(sites, tmp_path, "rounds=1", code=2)
+    assert "Give one of them" in run(sites, tmp_path, "rounds=1", more=("--afresh", "--resume"), code=2)
+    assert kept.is_dir()
+    assert "going on" not in run(sites, tmp_path, "rounds=1", more=("--afresh",))
+    assert sorted(set(pd.read_csv(tmp_path / "updates.csv")["round"])) == [1]
 
 
 def test_a_run_that_is_interrupted_leaves_nothing_but_its_folder(
