@@ -355,13 +355,19 @@ class FederationController(WaitingController):
                 self.warning(f"class statistics of {site_of(answer)} refused: {reason}")
         return parts
 
-    def _tested(self, run: _Run, answer: FLModel) -> list[Row]:
-        try:
-            rows: list[Row] = self.aggregator.read_test(answer.meta)
-        except RefusedUpdate as reason:
-            self.warning(f"final metrics of {site_of(answer)} refused: {reason}")
-            return untested_rows(run.job, site_of(answer), f"its metrics were refused: {reason}")
-        return rows
+    def _tested(self, run: _Run, answers: list[FLModel]) -> tuple[list[Row], dict[str, dict[str, Any]]]:
+        """Rows of final metrics, and the rest of what each site said; a site whose metrics are refused says no more."""
+        rows: list[Row] = []
+        metas: dict[str, dict[str, Any]] = {}
+        for answer in answers:
+            site = site_of(answer)
+            try:
+                rows += self.aggregator.read_test(answer.meta)
+                metas[site] = answer.meta
+            except RefusedUpdate as reason:
+                self.warning(f"final metrics of {site} refused: {reason}")
+                rows += untested_rows(run.job, site, f"its metrics were refused: {reason}")
+        return rows, metas
 
     def _evaluate(self, run: _Run, model: FLModel) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""
@@ -374,11 +380,10 @@ class FederationController(WaitingController):
         answers, exchange = self._ask(keys.TASK_EVALUATE, model)
         if not answers:
             raise RunFailed("no site answered the final test. The models are kept; resume the job to test again.")
-        rows = [row for answer in answers for row in self._tested(run, answer)]
+        rows, metas = self._tested(run, answers)
         for site, (_, reason) in exchange.absent().items():
             rows += untested_rows(run.job, site, f"no final test: {reason}")
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
-        metas = {site_of(answer): answer.meta for answer in answers}
         write_federation(run.log.folder, metas, rows, run.job, self.warning)
         write_site_tables(run.log.folder, metas, run.job, self.warning)
         write_json(

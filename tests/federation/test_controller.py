@@ -224,6 +224,18 @@ def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> Non
     assert last["sites"] == {"a": "answered", "b": "late"}
 
 
+def test_of_a_site_whose_final_metrics_are_refused_nothing_else_is_used(tmp_path: Path) -> None:
+    run = a_run(tmp_path, min_sites=1)
+    liar = a_test_result("a")  # its rows speak for a
+    liar.meta["client_name"] = "b"
+    rows, metas = Federation([], sites="ab", min_sites=1)._tested(run, [a_test_result("a"), liar])
+    assert list(metas) == ["a"]
+    assert [row["value"] for row in rows if row["site"] == "a"] == [0.75]
+    told = [row for row in rows if row["site"] == "b"]
+    assert told
+    assert all(row["value"] is None and "its metrics were refused" in row["reason"] for row in told)
+
+
 def test_no_final_test_at_all_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
     run = a_run(tmp_path, min_sites=1, retries=0)
     federation = Federation([[]], sites="ab", min_sites=1, retries=0)
