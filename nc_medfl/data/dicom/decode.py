@@ -40,6 +40,8 @@ _END = b"\xff\xd9"
 _MORE = bytes(range(1, 128)) * 8
 #: The same for JPEG-LS, whose codes are runs of zeros ended by a one: short ones.
 _MORE_JPEG_LS = b"\x55"
+#: A run of zeros before the end marker that is looked into.
+_ZEROS = 64
 _JPEG2000_START = b"\xff\x4f\xff\x51"
 #: Marker of a tile-part, and the length of its segment.
 _TILE = b"\xff\x90\x00\x0a"
@@ -260,6 +262,8 @@ def _run_codec(codec: Codec, frame: bytes, precision: int, dataset: Any) -> Stor
             continue
         if codec in ("jpeg", "jpeg_lossless") and _ran_out(array, frame, precision, decoder):
             raise Rejected("truncated", "the compressed frame ends before its last pixel")
+        if codec != "jpeg_ls" and _is_filled_up(array, frame, decoder):
+            raise Rejected("truncated", "the compressed frame is filled up with zeros")
         return array
     if codec == "jpeg_ls" and _wants_more(frame, dataset):
         raise Rejected("truncated", "the compressed frame ends before its last pixel")
@@ -283,10 +287,10 @@ def _wants_more(frame: bytes, dataset: Any) -> bool:
 def _ran_out(array: Stored, frame: bytes, precision: int, decoder: Callable[[bytes], Stored]) -> bool:
     """Whether a JPEG decoder ran out of data before the last pixel, and kept silent about it.
 
-    libjpeg fills what is missing with mid-grey. Where the last pixel is just that, the frame is decoded again
-    with bytes put before its end marker: a decoder that had all its pixels passes them over.
+    libjpeg fills what is missing with mid-grey. Where the last pixel is just that, or data end in zeros, the frame is
+    decoded again with bytes put before its end marker: a decoder that had all its pixels passes them over.
     """
-    filled = array[-1, -1] == 1 << (precision - 1)
+    filled = array[-1, -1] == 1 << (precision - 1) or _ends_in_zeros(frame)
     if decoder is imagecodecs.jpeg8_decode and not filled:
         return False
     end = frame.rfind(_END)
@@ -294,6 +298,26 @@ def _ran_out(array: Stored, frame: bytes, precision: int, decoder: Callable[[byt
         return not np.array_equal(decoder(frame[:end] + _MORE + frame[end:]), array)
     except Exception:
         return True
+
+
+def _is_filled_up(array: Stored, frame: bytes, decoder: Callable[[bytes], Stored]) -> bool:
+    """Whether zeros before the end marker stand in the place of data, as a transfer that broke off leaves them.
+
+    Zeros may be codes, of an even background for instance. Where they are more than the codes that were to come, the
+    last of them are never looked at; where they are fewer, the decoder runs out.
+    """
+    if not _ends_in_zeros(frame):
+        return False
+    end = frame.rfind(_END)
+    try:
+        return np.array_equal(decoder(frame[: end - 8] + _MORE[:8] + frame[end:]), array)
+    except Exception:
+        return False
+
+
+def _ends_in_zeros(frame: bytes) -> bool:
+    end = frame.rfind(_END)
+    return not frame[end - _ZEROS : end].strip(b"\0")
 
 
 def _of_shape(array: Stored, dataset: Any) -> Stored:

@@ -232,8 +232,7 @@ def _voi(units: Floats, census: _Census, dataset: Any, notes: list[str]) -> tupl
 def _voi_of_header(units: Floats, dataset: Any, notes: list[str]) -> tuple[Floats | None, str]:
     items = _items(dataset, "VOILUTSequence")
     for item in items:
-        # The input of a VOI LUT is signed where pixels are or where the modality transformation made it so.
-        lut = read_lut(item, _little_endian(dataset), signed_input=_signed(dataset) or bool(units.min() < 0))
+        lut = _voi_lut(item, units, dataset)
         if lut is not None:
             return lut(units) / lut.top, "voi_lut"
     if items:
@@ -247,6 +246,19 @@ def _voi_of_header(units: Floats, dataset: Any, notes: list[str]) -> tuple[Float
         if math.isfinite(center) and (width >= 1 or (width > 0 and function != "LINEAR")):
             return window(units, center, width, function), f"window:{function}"
     return None, ""
+
+
+def _voi_lut(item: Any, units: Floats, dataset: Any) -> Lut | None:
+    """A VOI LUT, whose first input is signed where pixels are or where the modality transformation makes it so.
+
+    Implicit encoding and many writers give it as an unsigned number all the same. Then a first input above all values
+    that occur is a negative one, if rescaling can give negative values at all.
+    """
+    lut = read_lut(item, _little_endian(dataset), signed_input=_signed(dataset) or bool(units.min() < 0))
+    if lut is None or lut.first < 2**15 or lut.first <= units.max():
+        return lut
+    rescale = numbers(dataset, "RescaleSlope")[:1] + numbers(dataset, "RescaleIntercept")[:1]
+    return replace(lut, first=lut.first - 2**16) if any(term < 0 for term in rescale) else lut
 
 
 def _percentiles(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.radiograph import Facts, Radiograph
 
 #: Part of the settings hash: raise it whenever the same file gives other pixels.
-READER_VERSION = 4
+READER_VERSION = 5
 MAX_PIXELS = 2**27
 #: A file of more bytes can't be one radiograph of at most 2^27 pixels.
 MAX_BYTES = 4 * MAX_PIXELS + 2**26

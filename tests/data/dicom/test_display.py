@@ -142,6 +142,17 @@ def test_a_lut_for_signed_input_starts_below_zero():
     np.testing.assert_array_equal(lut(np.array([-900.0, -500, 0, 600])), [0, 0, 500, 999])
 
 
+@pytest.mark.parametrize("lowest", [0, 200, 600])
+def test_a_first_input_below_zero_is_told_whatever_the_lowest_value_is(ramp, lowest):
+    # As implicit encoding gives -500 of an unsigned picture; -500 is entry 0 and 499 is entry 999.
+    table = Sequence([lut_item(65036, 10, list(range(1000)))])
+    pixels = np.maximum(ramp, lowest)
+    dataset = header(RescaleSlope="1", RescaleIntercept="-500", VOILUTSequence=table)
+    display = to_display(pixels, dataset, inverted=False)
+    assert display.voi_source == "voi_lut"
+    np.testing.assert_allclose(display.pixels, pixels / 1023, atol=1e-6)
+
+
 def test_a_short_lut_gives_percentiles_and_says_so(ramp):
     table = Sequence([lut_item(0, 12, [0, 4095], entries=4096)])
     display = to_display(ramp, header(VOILUTSequence=table), inverted=False)

@@ -122,7 +122,10 @@ def test_a_jpeg_cut_short_and_ended_is_truncated_though_its_decoder_is_silent(tm
 
     assert judged(frame) == "ok"
     for share in (0.2, 0.5, 0.9, 0.98):
-        assert judged(frame[: int(len(frame) * share)] + b"\xff\xd9") == "truncated"
+        kept = frame[: int(len(frame) * share)]
+        assert judged(kept + b"\xff\xd9") == "truncated"
+        # Filled up to its length, as on a disk that set the room aside beforehand.
+        assert judged(kept + bytes(len(frame) - len(kept) - 2) + b"\xff\xd9") == "truncated"
 
 
 @pytest.mark.parametrize("name", ["JPEG-LS", "JPEG 2000", "HTJ2K"])
@@ -141,6 +144,23 @@ def test_a_whole_jpeg_that_ends_in_mid_grey_is_no_truncated_one(tmp_path, make_d
     grey[-9:, -9:] = 2**15
     path = make_dicom(tmp_path / "x", grey, LOSSLESS["JPEG lossless SV1"])
     assert read_radiograph(path).pixel_sha256 == read_radiograph(make_dicom(tmp_path / "y", grey)).pixel_sha256
+
+
+def test_a_whole_jpeg_that_ends_in_zeros_is_no_truncated_one(tmp_path, make_dicom, picture):
+    even = np.tile(picture, (4, 4))
+    even[30:] = 1000
+    # The last byte is filled up with ones, so not every width will do.
+    for width in range(even.shape[1], even.shape[1] - 16, -1):
+        even = np.ascontiguousarray(even[:, :width])
+        frame = imagecodecs.jpeg8_encode(even, lossless=True, predictor=2, bitspersample=16)
+        if not frame[-66:-2].strip(b"\0"):
+            break
+    assert not frame[-66:-2].strip(b"\0")
+    path = make_dicom(tmp_path / "x", even, LOSSLESS["JPEG lossless SV1"])
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame])
+    dataset.save_as(path)
+    assert read_radiograph(path).pixel_sha256 == read_radiograph(make_dicom(tmp_path / "y", even)).pixel_sha256
 
 
 @pytest.mark.parametrize("rubbish", [b"\0" * 999, b"\xff" * 3001, np.random.default_rng(0).bytes(2000)])
