@@ -9,7 +9,7 @@ import pandas as pd
 
 from nc_medfl.errors import UserError
 from nc_medfl.labels.columns import columns_told
-from nc_medfl.labels.label_map import Delimited, ImageKey, LabelMap, canonical, suggest
+from nc_medfl.labels.label_map import Delimited, ImageKey, LabelMap, Values, canonical, suggest
 from nc_medfl.labels.vocabulary import NO_FINDING, Vocabulary
 
 #: Names of the column that says which image a row is about, most telling first; compared by :func:`_folded`.
@@ -48,7 +48,12 @@ _OTHER_NAMES = frozenset(
         *("seriesnumber", "instancenumber", "portable", "inpatient", "burnedin", "lossy"),
     }
 )
-_YES_OR_NO = frozenset({"0", "1", "true", "false", "yes", "no", "y", "n", "positive", "negative", "pos", "neg"})
+#: What columns of findings hold, in words that can mean nothing else.
+_VALUES = Values(
+    positive=("1", "true", "yes", "y", "positive", "pos"),
+    negative=("0", "false", "no", "n", "negative", "neg"),
+)
+_YES_OR_NO = frozenset({*_VALUES.positive, *_VALUES.negative})
 _LABEL_LIKE = _YES_OR_NO | {"-1", ""}
 
 
@@ -107,6 +112,7 @@ def infer_label_map(
         or next((str(name) for name in table.columns if str(name).casefold() == _NIH_PATIENT), None),
         "facts": {fact: folded[n] for fact, names in _FACTS.items() for n in reversed(names) if n in folded},
         "ignore_columns": list(named.ignore),
+        "values": _VALUES,
     }
     if named.labels:
         return LabelMap.model_validate({**common, **_from_named(table, vocabulary, named.labels, where)})

@@ -307,6 +307,14 @@ def test_columns_named_like_findings_are_found():
     assert infer_label_map(table("SOPInstanceUID,Effusion 1.2,1"), nih).image_key == "sop_instance_uid"
 
 
+@pytest.mark.parametrize("yes", ["True", "TRUE", "yes", "Y", "Positive", "pos", "1.0"])
+@pytest.mark.parametrize("no", ["False", "no", "N", "negative", "Neg", "0"])
+def test_words_for_yes_and_no_are_read_without_a_map(yes, no):
+    rows = table(f"file,Effusion,Mass a,{yes},{no} b,{no},-1 c,,{yes}")
+    labels = harmonise(rows, infer_label_map(rows, TWO), TWO).labels
+    np.testing.assert_array_equal(labels, [[1, 0], [0, NAN], [NAN, 1]])
+
+
 def test_nih_columns_are_read_by_default():
     nih = load_vocabulary("nih14")
     rows = pd.DataFrame(

@@ -15,6 +15,9 @@ from nc_medfl.data.inputs.unreadable import reason
 from nc_medfl.errors import UserError
 
 _GIVE = "Give the folder with the images as --images, or one archive (.zip, .tar, .tar.gz), or a DICOMDIR."
+#: Names of what is packed in a way that isn't opened, or is packed twice.
+_PACKED = (*ARCHIVES, ".gz", ".bz2", ".xz", ".7z", ".rar")
+_OPENED = (".nii.gz",)
 #: Ordinals of damaged archives that a remark tells.
 _TOLD = 5
 
@@ -45,7 +48,19 @@ def list_files(folder: Path, suffixes: Sequence[str] = ()) -> FileList:
     if not found:
         wanted = f" that end in {', '.join(suffixes)}" if suffixes else ""
         raise UserError(f"{folder}: holds no files{wanted}. {_GIVE}")
-    return FileList(sorted(found, key=lambda file: file.name), remarks)
+    return FileList(sorted(found, key=lambda file: file.name), [*remarks, *_left_packed(found)])
+
+
+def _left_packed(found: Iterable[SourceFile]) -> list[str]:
+    """One line, without names, about files that may hold images and aren't opened."""
+    names = (file.name.lower() for file in found if file.flaw is None)
+    packed = sum(name.endswith(_PACKED) and not name.endswith(_OPENED) for name in names)
+    if not packed:
+        return []
+    return [
+        f"{packed} files are packed in a way that isn't opened (an archive in an archive, a single file as .gz, .7z, "
+        ".rar). sources.csv in site_private says which; unpack them first."
+    ]
 
 
 def _found(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[SourceFile], list[str]]:

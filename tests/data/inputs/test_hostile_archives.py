@@ -158,3 +158,20 @@ def test_damaged_archives_give_outcomes_only_and_soon(tmp_path, film):
         found = [outcome_of(file) for file in list_files(folder)]
         assert set(found) <= {"read", *OUTCOMES}
         assert time.perf_counter() - start < 10
+
+
+def test_what_is_packed_and_not_opened_is_told_without_its_name(tmp_path, film):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "one.dcm").write_bytes(film)
+    assert list_files(images).remarks == ()
+    (images / "Doe.dcm.gz").write_bytes(gzip.compress(film))
+    with zipfile.ZipFile(images / "outer.zip", "w") as archive:
+        archive.writestr("Doe/inner.tar.gz", tarred(("a.dcm", tarfile.REGTYPE, "", film), compress=True))
+    # A damaged archive has a remark of its own, and a compressed NIfTI is opened.
+    (images / "broken.zip").write_bytes(b"PK\x03\x04")
+    (images / "volume.nii.gz").write_bytes(gzip.compress(b"no volume"))
+    damaged, packed = list_files(images).remarks
+    assert packed.startswith("2 files are packed")
+    assert "1 of 2 archives" in damaged
+    assert "Doe" not in packed
