@@ -6,6 +6,7 @@ whose size differs from the header is refused before it is decoded.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ from PIL import Image
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from pydicom.encaps import generate_frames
 
+from nc_medfl.data.dicom.cut import (
+    END,
+    JPEG2000_START,
+    is_filled_up,
+    lacks_tiles,
+    may_have_run_out,
+    ran_out,
+    wants_more,
+)
 from nc_medfl.data.dicom.deidentify import integer
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.picture import extremes
@@ -27,7 +37,7 @@ Stored = npt.NDArray[np.generic]
 Codec = Literal["jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
 
 RLE = "1.2.840.10008.1.2.5"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
+BIGENDIAN = "1.2.840.10008.1.2.2"
 #: Transfer syntaxes without encapsulation: implicit and explicit little endian, deflated, big endian.
 NATIVE = frozenset(f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.99", ".2"))
 #: Native pixels wrapped as a fragment.
@@ -35,16 +45,6 @@ _WRAPPED = "1.2.840.10008.1.2.1.98"
 _LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 203))
 _LOSSLESS_OF_CODEC = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 90, 92, 201, 202))
 
-_END = b"\xff\xd9"
-#: Bytes that no decoder takes for nothing: a mix of ones and zeros without a marker.
-_MORE = bytes(range(1, 128)) * 8
-#: The same for JPEG-LS, whose codes are runs of zeros ended by a one: short ones.
-_MORE_JPEG_LS = b"\x55"
-#: A run of zeros before the end marker that is looked into.
-_ZEROS = 64
-_JPEG2000_START = b"\xff\x4f\xff\x51"
-#: Marker of a tile-part, and the length of its segment.
-_TILE = b"\xff\x90\x00\x0a"
 _ITEM = b"\xfe\xff\x00\xe0"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
@@ -107,7 +107,7 @@ def _native(raw: bytes, dataset: Any, transfer_syntax: str, bits: int) -> Stored
     length = -(-rows * cols * bits // 8)
     if len(raw) < length:
         raise Rejected("truncated", "pixel data shorter than Rows x Columns")
-    big = transfer_syntax == BIG_ENDIAN
+    big = transfer_syntax == BIGENDIAN
     if big and bits <= 8 and dataset["PixelData"].VR == "OW":
         # Bytes in 16-bit words come swapped (PS3.5 section 8.2 and annex A.3).
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
@@ -163,7 +163,7 @@ def _check_frame(frame: bytes, dataset: Any) -> tuple[Codec, int]:
     if parsed is None:
         raise Rejected("undecodable", "the frame has no JPEG or JPEG 2000 header")
     codec, rows, cols, precision, components = parsed
-    end = frame.rfind(_END)
+    end = frame.rfind(END)
     # An odd frame is padded by one byte; writers are seen to pad with zeros or with 0xFF.
     if end < 0 or frame[end + 2 :].strip(b"\0\xff"):
         raise Rejected("truncated", "the compressed frame has no end marker")
@@ -171,26 +171,13 @@ def _check_frame(frame: bytes, dataset: Any) -> tuple[Codec, int]:
         raise Rejected("undecodable", "the compressed frame has another size than Rows x Columns")
     if components != 1:
         raise Rejected("undecodable", "the compressed frame has several components")
-    if codec == "jpeg2000" and _lacks_tiles(frame, end):
+    if codec == "jpeg2000" and lacks_tiles(frame, end):
         raise Rejected("truncated", "a tile of the compressed frame ends early")
     return codec, precision
 
 
-def _lacks_tiles(frame: bytes, end: int) -> bool:
-    """Whether a tile-part of JPEG 2000 claims bytes behind the end marker (SOT: ISO/IEC 15444-1 A.4.2)."""
-    at = frame.find(_TILE, frame.find(_JPEG2000_START))
-    while at >= 0 and frame[at : at + 4] == _TILE:
-        length = int.from_bytes(frame[at + 6 : at + 10], "big")
-        if at + length > end:
-            return True
-        if length < 12:  # 0: up to the end
-            return False
-        at += length
-    return False
-
-
 def _jpeg2000_header(frame: bytes) -> tuple[Codec, int, int, int, int] | None:
-    start = frame.find(_JPEG2000_START, 0, 4096)
+    start = frame.find(JPEG2000_START, 0, 4096)
     if start < 0 or len(frame) < start + 43 or frame[:2] == b"\xff\xd8":
         return None
     right, bottom, left, top = struct.unpack(">4I", frame[start + 8 : start + 24])
@@ -225,7 +212,7 @@ def _reduced(frame: bytes, precision: int, levels: int) -> Stored | None:
 
     By Pillow, since imagecodecs offers no reduction. It spreads values of 9 to 16 bits over 16.
     """
-    start = frame.find(_JPEG2000_START, 0, 4096)
+    start = frame.find(JPEG2000_START, 0, 4096)
     signed = frame[start + 42] & 0x80
     coding = frame.find(
         b"\xff\x52", start, start + 4096
@@ -260,64 +247,21 @@ def _run_codec(codec: Codec, frame: bytes, precision: int, dataset: Any) -> Stor
         except Exception as error:
             failure = failure or error
             continue
-        if codec in ("jpeg", "jpeg_lossless") and _ran_out(array, frame, precision, decoder):
-            raise Rejected("truncated", "the compressed frame ends before its last pixel")
-        if codec != "jpeg_ls" and _is_filled_up(array, frame, decoder):
-            raise Rejected("truncated", "the compressed frame is filled up with zeros")
+        _check_end(codec, array, frame, precision, decoder)
         return array
-    if codec == "jpeg_ls" and _wants_more(frame, dataset):
+    if codec == "jpeg_ls" and wants_more(frame, math.prod(_shape(dataset))):
         raise Rejected("truncated", "the compressed frame ends before its last pixel")
     raise Rejected("undecodable", f"the {codec} decoder refused it") from failure
 
 
-def _wants_more(frame: bytes, dataset: Any) -> bool:
-    """Whether a JPEG-LS frame that was refused is decoded to its last pixel with bytes put before its end marker.
-
-    The decoder then has bytes left, and says so: that is how one that ended early is told from a damaged one.
-    """
-    rows, cols = _shape(dataset)
-    end = frame.rfind(_END)
-    try:
-        imagecodecs.jpegls_decode(frame[:end] + _MORE_JPEG_LS * (4 * rows * cols) + frame[end:])
-    except Exception as error:
-        return "still contains encoded data" in str(error)
-    return True
-
-
-def _ran_out(array: Stored, frame: bytes, precision: int, decoder: Callable[[bytes], Stored]) -> bool:
-    """Whether a JPEG decoder ran out of data before the last pixel, and kept silent about it.
-
-    libjpeg fills what is missing with mid-grey. Where the last pixel is just that, or data end in zeros, the frame is
-    decoded again with bytes put before its end marker: a decoder that had all its pixels passes them over.
-    """
-    filled = array[-1, -1] == 1 << (precision - 1) or _ends_in_zeros(frame)
-    if decoder is imagecodecs.jpeg8_decode and not filled:
-        return False
-    end = frame.rfind(_END)
-    try:
-        return not np.array_equal(decoder(frame[:end] + _MORE + frame[end:]), array)
-    except Exception:
-        return True
-
-
-def _is_filled_up(array: Stored, frame: bytes, decoder: Callable[[bytes], Stored]) -> bool:
-    """Whether zeros before the end marker stand in the place of data, as a transfer that broke off leaves them.
-
-    Zeros may be codes, of an even background for instance. Where they are more than the codes that were to come, the
-    last of them are never looked at; where they are fewer, the decoder runs out.
-    """
-    if not _ends_in_zeros(frame):
-        return False
-    end = frame.rfind(_END)
-    try:
-        return np.array_equal(decoder(frame[: end - 8] + _MORE[:8] + frame[end:]), array)
-    except Exception:
-        return False
-
-
-def _ends_in_zeros(frame: bytes) -> bool:
-    end = frame.rfind(_END)
-    return not frame[end - _ZEROS : end].strip(b"\0")
+def _check_end(codec: Codec, array: Stored, frame: bytes, precision: int, decoder: Callable[[bytes], Stored]) -> None:
+    """Refuse a frame that ends early, though its decoder says nothing."""
+    silent = codec in ("jpeg", "jpeg_lossless")
+    suspect = decoder is not imagecodecs.jpeg8_decode or may_have_run_out(frame, array, 1 << (precision - 1))
+    if silent and suspect and ran_out(array, frame, decoder):
+        raise Rejected("truncated", "the compressed frame ends before its last pixel")
+    if codec != "jpeg_ls" and is_filled_up(array, frame, decoder):
+        raise Rejected("truncated", "the compressed frame is filled up with zeros")
 
 
 def _of_shape(array: Stored, dataset: Any) -> Stored:

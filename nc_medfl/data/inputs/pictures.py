@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from nc_medfl.data.dicom.cut import is_cut_jpeg
 from nc_medfl.data.dicom.quarantine import Rejected
 from nc_medfl.data.dicom.reader import MAX_PIXELS
 from nc_medfl.data.picture import Picture
@@ -66,7 +67,10 @@ def stored_jpeg(content: bytes, min_side: int) -> Stored:
     )
     if b"\xff\xd9" not in content[-64:]:
         raise Rejected("truncated", "the JPEG has no end marker")
-    return _by_opencv(content, "JPEG")
+    stored = _by_opencv(content, "JPEG")
+    if is_cut_jpeg(content, stored):
+        raise Rejected("truncated", "the JPEG ends before its last pixel")
+    return stored
 
 
 def stored_tiff(content: bytes, min_side: int) -> tuple[Stored, int, bool]:

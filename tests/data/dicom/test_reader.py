@@ -6,11 +6,13 @@ import contextlib
 import struct
 import tracemalloc
 import zlib
+from io import BytesIO
 
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from nc_medfl.data.dicom import OUTCOMES, REMEDIES, Policy, Rejected, read_radiograph
 from nc_medfl.data.dicom.explain import explain_file
@@ -126,6 +128,23 @@ def test_a_jpeg_cut_short_and_ended_is_truncated_though_its_decoder_is_silent(tm
         assert judged(kept + b"\xff\xd9") == "truncated"
         # Filled up to its length, as on a disk that set the room aside beforehand.
         assert judged(kept + bytes(len(frame) - len(kept) - 2) + b"\xff\xd9") == "truncated"
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8, 0.95])
+def test_a_jpeg_of_several_scans_that_lacks_some_is_truncated(tmp_path, make_dicom, picture, share):
+    # Every pixel is there from the first scan on, and no pixel tells that later ones are cut.
+    grey = np.tile(picture >> 4, (4, 4)).astype(np.uint8)
+    stream = BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", progressive=True, quality=95)
+    frame = stream.getvalue()
+    path = make_dicom(tmp_path / "x", grey, BitsAllocated=8, BitsStored=8, HighBit=7)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.840.10008.1.2.4.55")
+    dataset["PixelData"].VR = "OB"
+    for content, expected in ((frame, "ok"), (frame[: int(len(frame) * share)] + b"\xff\xd9", "truncated")):
+        dataset.PixelData = pydicom.encaps.encapsulate([content])
+        dataset.save_as(path, implicit_vr=False, little_endian=True)
+        assert explain_file(path).outcome == expected
 
 
 @pytest.mark.parametrize("name", ["JPEG-LS", "JPEG 2000", "HTJ2K"])

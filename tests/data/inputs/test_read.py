@@ -133,6 +133,25 @@ def test_what_cannot_be_used_has_its_outcome(grey):
     assert outcome(bytes(huge)) == "too_large"
 
 
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": 6}, {"quality": 100, "optimize": True}])
+def test_a_jpeg_cut_short_and_ended_is_truncated(grey, colour, options):
+    # Its decoder fills up with grey, or with what the scans so far tell.
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]
+        options = {"exif": exif}
+    array = np.kron(grey, np.ones((3, 3), dtype=np.uint8)) // 2
+    # Noise, so that hardly a byte of it stands between scans.
+    array += np.random.default_rng(0).integers(0, 128, array.shape, dtype=np.uint8)
+    whole = saved(np.stack([array] * 3, axis=2) if colour else array, "JPEG", **options)
+    assert sorted(read_picture(whole).picture.shape) == sorted(array.shape)
+    for share in (0.4, 0.7, 0.9):
+        kept = whole[: int(len(whole) * share)]
+        assert outcome(kept + b"\xff\xd9") == "truncated"
+        assert outcome(kept + bytes(len(whole) - len(kept) - 2) + b"\xff\xd9") == "truncated"
+
+
 def nifti(data: np.ndarray, affine: np.ndarray | None = None, **header: object) -> bytes:
     image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine)
     for key, value in header.items():
