@@ -66,9 +66,12 @@ def explain(model: type[BaseModel], error: ValidationError, content: Mapping[str
     """
     told: dict[tuple[Key, ...], tuple[float, str]] = {}
     # An unknown key is likelier the cause of what is missing than the other way round.
-    for one in sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"):
-        location = _written(one["loc"], content, missing=one["type"] == "missing")
-        if location in told:
+    found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+    places = [_written(one["loc"], content, missing=one["type"] == "missing") for one in found]
+    for one, location in zip(found, places, strict=True):
+        # Where a text or more can stand, what is wrong inside says it better.
+        inside = any(len(other) > len(location) and other[: len(location)] == location for other in places)
+        if location in told or (one["type"] in _TEXTS and inside):
             continue
         line = place.line(location)
         where = place.name + (f", line {line}" if line else "")
@@ -137,7 +140,7 @@ def _told(model: type[BaseModel], one: Any, location: tuple[Key, ...], content: 
     if kind in ("literal_error", "unknown_name"):
         return about + unknown_value(given, _names(one["ctx"]["expected"]))
     message = _EXPECTED.get(kind) or str(one["msg"]).removeprefix("Value error, ")
-    if message.endswith("."):  # says the remedy itself
+    if message.endswith((".", "?")):  # says the remedy itself
         return about + message
     for pydantics, ours in (("Input should be", "must be"), ("String should match pattern", "must match the pattern")):
         message = message.replace(pydantics, ours)

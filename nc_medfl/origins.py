@@ -57,17 +57,26 @@ def origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[JobSetting
     below = leaves(with_presets({"method": settings.method})) if not compat else {}
     plain[("method",)] = JobSettings.model_fields["method"].default
     out = []
-    for keys, value in leaves(settings.model_dump(mode="json")).items():
+    for keys, value in _values(settings).items():
         line = None
         source: Source = "default"
         place = "default"
         if keys in on_top:
             source, place = "published", "published settings (paper_compat: true)"
-        elif keys in overridden:
-            source, place = "set", f"--set {overridden[keys]}"
+        elif text := next((text for one, text in overridden.items() if one[: len(keys)] == keys), None):
+            source, place = "set", f"--set {text}"
         elif file.holds(keys) and (line := file.line(keys)):
             source, place = "file", f"{path}, line {line}"
         elif keys in below and keys != ("method",):
             source, place = "preset", f"default of {settings.method}"
         out.append(Origin(".".join(keys), value, plain.get(keys), source, place, line))
     return settings, out
+
+
+def _values(settings: JobSettings) -> dict[tuple[str, ...], Any]:
+    """Single settings by the keys that lead to them; findings that are written out are one."""
+    content = settings.model_dump(mode="json")
+    vocabulary = content["vocabulary"]
+    return {("vocabulary",) if keys[0] == "vocabulary" else keys: value for keys, value in leaves(content).items()} | {
+        ("vocabulary",): vocabulary
+    }

@@ -102,7 +102,7 @@ def read_class_pictures(path: Path, size: int) -> ClassPictures:
         try:
             pictures[index] = _decoded(content, size)
         except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise UserError(f"{path}: {entries[index]} is no readable picture. Take it out.") from error
+            raise UserError(f"{path}: {entries[index]} is no readable picture of 8 or 16 bits. Take it out.") from error
     number = {name: index for index, name in enumerate(names)}
     classes = np.array([number[PurePosixPath(name).parts[-2]] for name in entries], dtype=np.int64)
     given = np.array([_split_of(name) for name in entries], dtype=np.int64)
@@ -119,7 +119,7 @@ def _contents(path: Path, entries: list[str]) -> Iterator[bytes]:
 
 def _decoded(content: bytes, size: int) -> Pictures:
     with Image.open(io.BytesIO(content)) as opened:
-        picture = opened.convert("RGB")
+        picture = _eight_bits(opened).convert("RGB")
     if picture.size != (size, size):
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
@@ -128,6 +128,15 @@ def _decoded(content: bytes, size: int) -> Pictures:
         picture = picture.crop((left, top, left + size, top + size))
     planes: Pictures = np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
     return planes
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey values of 16 bits by their first 8; Pillow would make all from 255 on white."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError("grey values of 32 bits have no white")
+    return picture
 
 
 def _split_of(name: str) -> int:

@@ -22,8 +22,8 @@ from nc_medfl.benchmark.datasets import Extent, extent_of
 from nc_medfl.benchmark.matrix import Matrix, PartitionSpec, RunKey, job_of, regime_of
 from nc_medfl.benchmark.measuring import score
 from nc_medfl.benchmark.searching import trials
-from nc_medfl.benchmark.single import job_for, measured_rounds, vocabulary_file
-from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.benchmark.single import job_for, measured_rounds
+from nc_medfl.config import JobSettings, OwnVocabulary, SiteConfig
 from nc_medfl.data.arraystore import memory_store
 from nc_medfl.data.store import Store
 from nc_medfl.errors import UserError
@@ -146,7 +146,7 @@ def measure_cost(job: JobSettings, extent: Extent, matrix: Matrix) -> Cost:
     """Measure a step, a round and an image of a job on made-up pixels."""
     with tempfile.TemporaryDirectory(prefix="nc-medfl-estimate-") as folder:
         findings = tuple(f"finding{number}" for number in range(extent.findings))
-        vocabulary = vocabulary_file(Path(folder), "estimate", findings)
+        vocabulary = OwnVocabulary(name="estimate", findings=findings)
         settings = job_for(job, extent.shape[0], vocabulary).for_sites()
         found = {}
         for steps in (_FEW, _MORE):
@@ -181,12 +181,12 @@ def _image_seconds(settings: JobSettings, store: Store, batch_size: int) -> floa
     return min(found) / len(store)
 
 
-def _made_up(settings: JobSettings, extent: Extent, count: int, vocabulary: Path, folder: Path) -> Store:
+def _made_up(settings: JobSettings, extent: Extent, count: int, vocabulary: OwnVocabulary, folder: Path) -> Store:
     """Images of noise, with labels of every finding but the first."""
     rng = np.random.default_rng(0)
     shape = extent.shape[1:] if extent.shape[0] == 1 else extent.shape
     images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-    known = load_vocabulary(str(vocabulary))
+    known = load_vocabulary(vocabulary)
     labels = (rng.random((count, len(known))) < 0.2).astype(np.float32)
     labels[:, 0] = 0
     frame = pd.DataFrame({f"label:{name}": labels[:, k] for k, name in enumerate(known.findings)})

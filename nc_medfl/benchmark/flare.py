@@ -8,6 +8,7 @@ trusts all.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +24,17 @@ from nc_medfl.benchmark.plot_data import COLLAPSE
 from nc_medfl.config import JobSettings, SiteConfig, save_site_config
 from nc_medfl.data.arraystore import save_memory_store
 from nc_medfl.data.store import Store
+from nc_medfl.errors import RunFailed
 from nc_medfl.federation import keys
 from nc_medfl.federation.environments import Federation, Simulator
 
 
 def flare_models(
-    settings: JobSettings, stores: Mapping[str, Store], wanted: set[int], progress: Callable[[int, int], None]
+    settings: JobSettings,
+    stores: Mapping[str, Store],
+    wanted: set[int],
+    progress: Callable[[int, int], None],
+    log: Path,
 ) -> Iterator[tuple[int, Callable[[], list[dict[str, Tensor]]], dict[str, float]]]:
     """Round, what gives the model that is handed out after it, and the mean training losses, round by round.
 
@@ -37,6 +43,7 @@ def flare_models(
         stores: of the sites, in memory; they are written to a folder that is gone afterwards.
         wanted: rounds whose models can be asked for.
         progress: told of rounds.
+        log: where FLARE's log stays if the federation fails.
 
     Raises:
         RunFailed: if the federation failed.
@@ -54,7 +61,7 @@ def flare_models(
             if event["event"] == "round":
                 progress(event["round"], settings.rounds)
 
-        with _keeping(wanted):
+        with _keeping(wanted), log_kept(folder / "flare" / "flare.log", log):
             results = Simulator().run(federation, tell)
         losses = _losses(results / keys.ROUNDS_CSV)
         for number in range(1, settings.rounds + 1):
@@ -83,6 +90,20 @@ def _losses(path: Path) -> dict[int, dict[str, float]]:
     for (number, name), value in means.items():
         out.setdefault(int(number), {})[str(name)] = float(value)
     return out
+
+
+@contextmanager
+def log_kept(made: Path, kept: Path) -> Iterator[None]:
+    """If a federation fails, its log outlives the folder that it worked in."""
+    kept.unlink(missing_ok=True)
+    try:
+        yield
+    except RunFailed as error:
+        if not made.is_file():
+            raise
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, kept)
+        raise RunFailed(str(error).replace(str(made), str(kept))) from error
 
 
 @contextmanager

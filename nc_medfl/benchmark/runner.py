@@ -19,7 +19,7 @@ from nc_medfl.benchmark.matrix import Json, Matrix, RunKey, run_keys
 from nc_medfl.benchmark.searching import conclude, trials
 from nc_medfl.data.engine import begin_worker
 from nc_medfl.data.store import write_atomic, write_json
-from nc_medfl.errors import NcMedflError, RunFailed, UserError, writing
+from nc_medfl.errors import NcMedflError, UserError, writing
 
 try:
     import fcntl
@@ -97,13 +97,29 @@ def select(matrix: Matrix, only: list[str]) -> list[RunKey]:
     """Runs whose address fits one of some patterns, such as ``*/iid/fedavg/*``; all without any.
 
     Raises:
-        UserError: if a pattern fits none.
+        UserError: if a pattern fits none, or the sites of data that has none are to be left as they are.
     """
     keys = list(run_keys(matrix))
     for pattern in only:
         if not any(fnmatch(key.folder.as_posix(), pattern) for key in keys):
             raise UserError(f"--only {pattern}: fits no run. An address is like {keys[0].folder.as_posix()}.")
-    return [key for key in keys if not only or any(fnmatch(key.folder.as_posix(), text) for text in only)]
+    keys = [key for key in keys if not only or any(fnmatch(key.folder.as_posix(), text) for text in only)]
+    _check_natural(matrix, keys)
+    return keys
+
+
+def _check_natural(matrix: Matrix, keys: list[RunKey]) -> None:
+    with_sites = [name for name, data in matrix.datasets.items() if data.kind in ("sites", "synthetic")]
+    for key in keys:
+        if matrix.partitions[key.partition].natural and key.dataset not in with_sites:
+            others = [name for name in matrix.partitions if not matrix.partitions[name].natural]
+            wanted = [f"--only '{key.dataset}/{name}/*'" for name in others]
+            wanted += [f"--only '{name}/{key.partition}/*'" for name in with_sites]
+            remedy = f"choose runs, such as {' '.join(wanted)}, or" if wanted else "name another partition, or"
+            raise UserError(
+                f"partitions.{key.partition} leaves sites as they are, and datasets.{key.dataset} has none (kind "
+                f"{matrix.datasets[key.dataset].kind}): {remedy} take data of kind sites or synthetic."
+            )
 
 
 def run_matrix(
@@ -175,25 +191,18 @@ def _all(
 
 
 def make_one(matrix: Matrix, task: Task, out: Path) -> str:
-    """Make one run in this process; a text where it failed.
-
-    Raises:
-        UserError: for what no run of the matrix can be made with.
-    """
+    """Make one run in this process; a text where it failed, so that the others go on."""
     from nc_medfl.benchmark.single import run_single
     from nc_medfl.training.trainer import Diverged
 
     folder = out / task.folder
     try:
         run_single(matrix, task.key, out, lambda *_: None, task.more, folder=task.folder, test=task.test)
-    except (RunFailed, Diverged) as error:
-        return str(error)
-    except NcMedflError:
-        raise
-    except Exception as error:  # whatever it is, the other runs go on, and this one is told of
+    except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "error.txt", traceback.format_exc().encode())
-        return f"{type(error).__name__}; see {folder / 'error.txt'}"
+        told = isinstance(error, (NcMedflError, Diverged))
+        return str(error) if told else f"{type(error).__name__}; see {folder / 'error.txt'}"
     (folder / "error.txt").unlink(missing_ok=True)
     return ""
 

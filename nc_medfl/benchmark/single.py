@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import tempfile
 import time
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
 from nc_medfl import __version__
@@ -28,7 +26,7 @@ from nc_medfl.benchmark.identity import settings_of
 from nc_medfl.benchmark.matrix import Matrix, RunKey, job_of, regime_of
 from nc_medfl.benchmark.measuring import Row, Scored, mean_rows, measured_sizes, rows_of, score, short
 from nc_medfl.benchmark.sites import DealtPool
-from nc_medfl.config import JobSettings, SiteConfig
+from nc_medfl.config import JobSettings, OwnVocabulary, SiteConfig
 from nc_medfl.data.store import Store, hash_of, write_atomic, write_json
 from nc_medfl.federation.local import LocalFederation
 from nc_medfl.labels import Vocabulary, load_vocabulary
@@ -37,7 +35,7 @@ from nc_medfl.training.model import build_network
 
 #: Columns of ``results.csv``.
 COLUMNS = ("dataset", "partition", "method", "seed", "round", "split", "site", "finding", "metric", "value")
-RESULTS, CHOSEN, SKEW, RUN_JSON, VOCABULARY = "results.csv", "chosen.csv", "skew.csv", "run.json", "vocabulary.yaml"
+RESULTS, CHOSEN, SKEW, RUN_JSON = "results.csv", "chosen.csv", "skew.csv", "run.json"
 SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "monai", "nvflare", "numpy", "scikit-learn")
 
@@ -51,7 +49,7 @@ class Prepared:
 
     pool: pools.Pool
     dealt: DealtPool
-    vocabulary: Path
+    vocabulary: OwnVocabulary
 
 
 @lru_cache(maxsize=1)
@@ -63,20 +61,9 @@ def _pool(data: Any, seed: int, cache: Path) -> pools.Pool:
 def prepare(matrix_out: Path, name: str, data: Any, partition: Any, seed: int) -> Prepared:
     """Make the pool and deal it out; the last one is kept, for the methods of a seed follow each other."""
     pool = _pool(data, seed, matrix_out / "cache")
-    folder = matrix_out / "cache" / "vocabularies"
-    file = vocabulary_file(folder, name, pool.findings)
-    dealt = sites.deal(pool, partition, seed, folder, load_vocabulary(str(file)))
-    return Prepared(pool, dealt, file)
-
-
-def vocabulary_file(folder: Path, name: str, findings: tuple[str, ...]) -> Path:
-    """A file with the findings of a data set, below a folder."""
-    content = yaml.safe_dump({"name": name, "findings": list(findings)}, sort_keys=False, allow_unicode=True).encode()
-    path = folder / hashlib.sha256(content).hexdigest()[:12] / VOCABULARY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        pools.write_whole(path, lambda stream: stream.write(content))
-    return path
+    vocabulary = OwnVocabulary(name=name, findings=pool.findings)
+    dealt = sites.deal(pool, partition, seed, matrix_out / "cache", load_vocabulary(vocabulary))
+    return Prepared(pool, dealt, vocabulary)
 
 
 def run_single(
@@ -106,8 +93,8 @@ def run_single(
     prepared = prepare(out, key.dataset, matrix.datasets[key.dataset], matrix.partitions[key.partition], key.seed)
     job = job_of(matrix, key.method, seed=key.seed, more=more)
     settings = job_for(job, prepared.pool.channels, prepared.vocabulary)
-    curve, chosen = _measured(matrix, key, settings, prepared, progress, test=test)
     folder = out / (folder or Path("runs") / key.folder)
+    curve, chosen = _measured(matrix, key, settings, prepared, progress, folder / "flare.log", test=test)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"dataset": key.dataset, "partition": key.partition, "method": key.method, "seed": key.seed}
     _write_csv(folder / RESULTS, [{**about, **row} for row in curve], COLUMNS)
@@ -139,26 +126,33 @@ def run_single(
     )
 
 
-def job_for(settings: JobSettings, channels: int, vocabulary: Path) -> JobSettings:
+def job_for(settings: JobSettings, channels: int, vocabulary: OwnVocabulary) -> JobSettings:
     """A job's settings with those that the data decides.
 
     Args:
         settings: of the job.
         channels: of the images.
-        vocabulary: file with their findings.
+        vocabulary: of their findings.
     """
     network = settings.network
     if channels == 3:
         network = network.model_copy(update={"in_channels": 3})
-    return settings.model_copy(update={"vocabulary": str(vocabulary), "network": network})
+    return settings.model_copy(update={"vocabulary": vocabulary, "network": network})
 
 
 def _measured(
-    matrix: Matrix, key: RunKey, settings: JobSettings, prepared: Prepared, progress: Progress, *, test: bool
+    matrix: Matrix,
+    key: RunKey,
+    settings: JobSettings,
+    prepared: Prepared,
+    progress: Progress,
+    log: Path,
+    *,
+    test: bool,
 ) -> tuple[list[Row], int]:
     """All rows of a run, and the round whose model is reported."""
     regime = regime_of(matrix, key.method)
-    vocabulary = load_vocabulary(str(prepared.vocabulary))
+    vocabulary = load_vocabulary(prepared.vocabulary)
     parts = []
     groups = _groups(regime, prepared, vocabulary)
     for number, stores in enumerate(groups):
@@ -166,7 +160,7 @@ def _measured(
         def tell(done: int, total: int, before: int = number) -> None:
             progress(before * total + done, len(groups) * total)
 
-        parts.append(_federated(matrix, settings, prepared, stores, tell, test=test))
+        parts.append(_federated(matrix, settings, prepared, stores, tell, log, test=test))
     rows = {
         number: mean_rows([part[number] for part in parts]) if len(parts) > 1 else parts[0][number]
         for number in parts[0]
@@ -192,6 +186,7 @@ def _federated(
     prepared: Prepared,
     stores: dict[str, Store],
     progress: Progress,
+    log: Path,
     *,
     test: bool,
 ) -> dict[int, list[Row]]:
@@ -200,7 +195,7 @@ def _federated(
     network = build_network(settings)
     found = {}
     rounds = (
-        flare_models(settings, stores, wanted, progress)
+        flare_models(settings, stores, wanted, progress, log)
         if matrix.engine == "flare" and len(stores) > 1
         else global_models(settings, stores, progress)
     )

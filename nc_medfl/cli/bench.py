@@ -69,7 +69,8 @@ def bench(
     payload = {"out": str(out), "made": outcome.made, "kept": outcome.kept, "failed": outcome.failed}
     emit(payload | {"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
     if outcome.failed:
-        raise RunFailed(f"{len(outcome.failed)} runs failed. Mend what they say, and run the same command again.")
+        told = f"{len(outcome.failed)} run{'s' if len(outcome.failed) > 1 else ''} failed"
+        raise RunFailed(f"{told}. Mend what is said of each, and run the same command again.")
 
 
 def _tell_of_others(study: Matrix, out: Path) -> None:

@@ -75,5 +75,5 @@ def _said(info: dict[str, object], by: str | None) -> list[str]:
     if not info["dropped"]:
         return []
     if by is not None:
-        return [f"{info['dropped']} images dropped: their patient has no value of '{by}'."]
-    return [f"{info['dropped']} images dropped: the site that took their patient misses one of their findings."]
+        return [f"Images dropped: {info['dropped']}. Their patient has no value of '{by}'."]
+    return [f"Images dropped: {info['dropped']}. The site that took their patient misses one of their findings."]

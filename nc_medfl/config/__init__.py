@@ -30,6 +30,7 @@ from nc_medfl.config.site import (
     SiteConfig,
     StatisticsNoise,
 )
+from nc_medfl.config.vocabulary import OwnVocabulary
 
 __all__ = [
     "AggregationSettings",
@@ -41,6 +42,7 @@ __all__ = [
     "LossSettings",
     "MoonSettings",
     "NetworkSettings",
+    "OwnVocabulary",
     "PrivacySettings",
     "PrivateTraining",
     "ReleaseSettings",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from nc_medfl.config.vocabulary import OwnVocabulary
 from nc_medfl.errors import UserError
 from nc_medfl.names import BackboneName, MethodName
 from nc_medfl.presets import merged, with_presets
@@ -266,7 +267,8 @@ class JobSettings(Settings):
         method: one of ``nc_medfl.names.METHODS`` (``nc_medfl/training/methods`` has a file on each), or of a plug-in.
         paper_compat: exactly the published FedNCA-ML, whatever else is set for network, loss, averaging and thresholds;
             else what is not set is as this package has found best (``nc_medfl/presets.yaml``).
-        vocabulary: the findings; every site must be prepared for the same.
+        vocabulary: the findings; every site must be prepared for the same. The name of one in the package, or a YAML
+            file with ``name`` and ``findings``, whose content goes into the job: sites need no such file.
         rounds: of the federation.
         seed: of weights, shuffles and augmentation.
         image_size: side in pixels of what the network sees, at most that of the stored images; None for 224 or the
@@ -282,7 +284,7 @@ class JobSettings(Settings):
     kind: Literal["train", "label_statistics", "evaluate"] = "train"
     method: MethodName = "fednca"
     paper_compat: bool = False
-    vocabulary: str = "nih14"
+    vocabulary: str | OwnVocabulary = "nih14"
     rounds: int = Field(default=100, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     image_size: int | None = Field(default=None, ge=32, le=1024)
@@ -307,14 +309,16 @@ class JobSettings(Settings):
 
     @field_validator("vocabulary")
     @classmethod
-    def _vocabulary_is_a_name(cls, value: str) -> str:
-        from nc_medfl.labels import load_vocabulary
+    def _written_out(cls, value: str | OwnVocabulary) -> str | OwnVocabulary:
+        from nc_medfl.labels import available_vocabularies, load_vocabulary
 
         try:
-            load_vocabulary(value)
+            found = load_vocabulary(value)
         except UserError as error:
             raise ValueError(str(error)) from error
-        return value
+        if value in available_vocabularies():
+            return value
+        return OwnVocabulary(name=found.name, findings=found.findings)
 
     def for_sites(self) -> JobSettings:
         """The same settings without the server's file paths, and with ``auto`` choices that hung on it made."""

@@ -98,7 +98,7 @@ def package_model(
         package_version=__version__,
         name=settings.name,
         method=settings.method,
-        vocabulary=settings.vocabulary if load_vocabulary(settings.vocabulary).name == settings.vocabulary else "own",
+        vocabulary=settings.vocabulary if isinstance(settings.vocabulary, str) else "own",
         findings=load_vocabulary(settings.vocabulary).findings,
         network=_network(settings),
         preparation=preparation,

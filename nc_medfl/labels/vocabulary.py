@@ -8,7 +8,9 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+from nc_medfl.config.vocabulary import OwnVocabulary
 from nc_medfl.errors import UserError
+from nc_medfl.mistakes import nearest
 from nc_medfl.settings import Settings, read_settings
 
 #: The column that says a reader found none of the findings. It is stored beside them, never trained on.
@@ -68,22 +70,25 @@ def available_vocabularies() -> list[str]:
 
 
 @lru_cache(maxsize=32)
-def load_vocabulary(name_or_path: str) -> Vocabulary:
-    """Load a vocabulary by its name in the package, or from a YAML file of the user's.
+def load_vocabulary(given: str | OwnVocabulary) -> Vocabulary:
+    """Load a vocabulary by its name in the package, from a YAML file of the user's, or as a job has it written out.
 
     Args:
-        name_or_path: ``nih14``, or the path of a YAML file with ``name`` and ``findings``.
+        given: ``nih14``, the path of a YAML file with ``name`` and ``findings``, or these.
 
     Raises:
         UserError: if there is none by that name, or the file is not a vocabulary.
     """
-    path = _folder() / f"{name_or_path}.yaml"
+    if isinstance(given, OwnVocabulary):
+        return Vocabulary(given.name, given.findings)
+    path = _folder() / f"{given}.yaml"
     if not path.is_file():
-        path = Path(name_or_path)
+        path = Path(given)
     if not path.is_file():
+        near = nearest(given, available_vocabularies())
         raise UserError(
-            f"no vocabulary '{name_or_path}' (there are: {', '.join(available_vocabularies())}). "
-            "Name one of these or give the path of a YAML file."
+            f"no vocabulary '{given}' (there are: {', '.join(available_vocabularies())}), and no such file. "
+            + (f"Did you mean '{near}'?" if near else "Name one of these or give the path of a YAML file.")
         )
     told = read_settings(_VocabularyFile, path)
     return Vocabulary(told.name or path.stem, told.findings)

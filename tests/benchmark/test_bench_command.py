@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from nc_medfl.benchmark.matrix import load_matrix
+from nc_medfl.benchmark.runner import Task, make_one, select
 from nc_medfl.cli.main import app
 from nc_medfl.errors import UserError
 
@@ -136,3 +138,12 @@ def test_settings_without_a_name_are_a_users_mistake(study: Path, tmp_path: Path
     assert isinstance(result.exception, UserError)
     assert "a list holds names only" in str(result.exception)
     assert "given" not in str(result.exception)  # the file itself is no help
+
+
+def test_a_run_that_can_not_be_made_tells_why_so_that_others_go_on(study: Path, tmp_path: Path) -> None:
+    (study / "few.yaml").write_text(MATRIX.replace("min_images: 5", "min_images: 79"))
+    matrix = load_matrix(study / "few.yaml")
+    key = select(matrix, ["*/fedavg/seed0"])[0]
+    reason = make_one(matrix, Task(key, Path("runs") / key.folder), tmp_path)
+    assert "79" in reason
+    assert reason in (tmp_path / "runs" / key.folder / "error.txt").read_text()

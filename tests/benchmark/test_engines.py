@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from nc_medfl.benchmark.flare import log_kept
 from nc_medfl.benchmark.matrix import load_matrix
 from nc_medfl.cli.main import app
-from nc_medfl.errors import UserError
+from nc_medfl.errors import RunFailed, UserError
 
 MATRIX = {
     "seeds": 1,
@@ -26,7 +27,8 @@ MATRIX = {
 
 
 @pytest.mark.faults
-def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
+def test_both_engines_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a study's folder is mostly given from here, where FLARE's processes are not
     rng = np.random.default_rng(0)
     for number in range(4):
         place = tmp_path / "pictures" / f"class{number}"
@@ -38,7 +40,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     tables = {}
     for engine in ("local", "flare"):
         (tmp_path / "matrix.yaml").write_text(json.dumps({**MATRIX, "engine": engine}))
-        out = tmp_path / engine
+        out = Path(engine)
         done = CliRunner().invoke(app, ["bench", str(tmp_path / "matrix.yaml"), "--out", str(out)])
         assert done.exit_code == 0, done.output
         tables[engine] = pd.read_csv(out / "results.csv", keep_default_na=False, na_values={"value": [""]})
@@ -53,3 +55,16 @@ def test_fedbn_is_for_the_local_engine(tmp_path: Path) -> None:
     (tmp_path / "matrix.yaml").write_text(json.dumps({**MATRIX, "methods": ["fedbn"], "engine": "flare"}))
     with pytest.raises(UserError, match="Set engine: local"):
         load_matrix(tmp_path / "matrix.yaml")
+
+
+def test_the_log_of_a_federation_that_failed_outlives_its_folder(tmp_path: Path) -> None:
+    made, kept = tmp_path / "gone" / "flare.log", tmp_path / "study" / "run" / "flare.log"
+    made.parent.mkdir()
+    made.write_text("why")
+    with pytest.raises(RunFailed) as caught, log_kept(made, kept):
+        raise RunFailed(f"it ended. See {made}.")
+    assert str(caught.value) == f"it ended. See {kept}."
+    assert kept.read_text() == "why"
+    with log_kept(made, kept):
+        pass
+    assert not kept.exists()  # made again, and well

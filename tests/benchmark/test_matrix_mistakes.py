@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nc_medfl.benchmark.matrix import load_matrix
+from nc_medfl.benchmark.runner import select
 from nc_medfl.errors import UserError
 
 DATA = "datasets:\n  a: {kind: synthetic, sites: 3}\npartitions: [natural]\n"
@@ -73,6 +74,21 @@ def test_a_partition_that_can_not_be_is_told_with_its_file(tmp_path: Path, parti
         load_matrix(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
+
+
+def test_sites_to_be_left_as_they_are_in_data_without_any_are_told_before_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.yaml"
+    data = DATA.replace("partitions: [natural]", "  b: {kind: composite, path: p}\npartitions: [iid, natural]")
+    path.write_text(data + "methods: [fednca]\nseeds: 1\n")
+    matrix = load_matrix(path)
+    with pytest.raises(
+        UserError, match=r"partitions\.natural leaves .* datasets\.b has none .*--only 'b/iid/\*' --only"
+    ):
+        select(matrix, [])
+    assert [key.folder.parts[:2] for key in select(matrix, ["b/iid/*", "a/natural/*"])] == [
+        ("a", "natural"),
+        ("b", "iid"),
+    ]
 
 
 def test_settings_below_a_partitions_name_are_on_top_of_what_it_says(tmp_path: Path) -> None:

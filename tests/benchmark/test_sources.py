@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from nc_medfl.benchmark.composites import ClassPictures, compose
+from nc_medfl.benchmark.composites import ClassPictures, compose, read_class_pictures
 from nc_medfl.benchmark.datasets import extent_of, make_pool, source_print
 from nc_medfl.benchmark.drawn import hospitals_of
 from nc_medfl.benchmark.matrix import MedMnistData, SitesData, SyntheticData, VocData
-from nc_medfl.benchmark.single import vocabulary_file
 from nc_medfl.benchmark.voc import fitted
 from nc_medfl.errors import UserError
 
@@ -147,19 +144,6 @@ def test_synthetic_hospitals_are_the_sites_and_are_drawn_once(tmp_path: Path) ->
     assert again.fingerprint == pool.fingerprint != make_pool(data, 2, tmp_path).fingerprint
 
 
-def test_runs_side_by_side_may_write_the_same_vocabulary(tmp_path: Path) -> None:
-    start = threading.Barrier(8)
-
-    def write(_: int) -> list[str]:
-        start.wait()
-        return [vocabulary_file(tmp_path, "made", (f"a{n}", "b")).read_text() for n in range(30)]
-
-    with ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(write, range(8)))
-    assert all(text == texts[0] for text in texts)
-    assert not list(tmp_path.rglob(".*"))
-
-
 def test_a_sites_store_is_watched_wherever_it_lies(tmp_path: Path) -> None:
     for name in ("north", "south"):
         (tmp_path / "sites" / name).mkdir(parents=True)
@@ -192,3 +176,15 @@ def test_a_rare_class_costs_no_search_through_ever_more_pictures() -> None:
     assert (labels.sum(axis=1) == 2).sum() == 1000
     # 3000 places for 1010 pictures are some decks; without a bound the 1000 rare ones needed took a hundred.
     assert rng.pictures <= 10 * 1010
+
+
+def test_grey_pictures_of_16_bits_keep_their_shades_and_of_32_bits_are_refused(tmp_path: Path) -> None:
+    shades = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    for name in ("a", "b"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        Image.fromarray(shades.astype(np.uint16)).save(tmp_path / "deep" / name / "1.png")
+    found = read_class_pictures(tmp_path / "deep", 32).pictures.astype(int)
+    assert np.abs(found - shades / 257).max() <= 1
+    Image.fromarray(shades.astype(np.int32)).save(tmp_path / "deep" / "a" / "2.tif")
+    with pytest.raises(UserError, match=r"a/2\.tif is no readable picture of 8 or 16 bits"):
+        read_class_pictures(tmp_path / "deep", 32)

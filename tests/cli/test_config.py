@@ -14,6 +14,9 @@ from nc_medfl.benchmark.matrix import Matrix
 from nc_medfl.cli.main import app
 from nc_medfl.config import JobSettings, SiteConfig
 from nc_medfl.errors import UserError
+from nc_medfl.federation.arguments import from_arguments, to_arguments
+from nc_medfl.labels import load_vocabulary
+from nc_medfl.origins import origins
 from nc_medfl.schemas import json_schema
 from tests_support import REPOSITORY
 
@@ -97,3 +100,16 @@ def test_a_schema_that_can_not_be_written_is_a_users_mistake(tmp_path: Path) -> 
     done = CliRunner().invoke(app, ["config", "schema", "job", "--out", str(tmp_path / "taken")])
     assert isinstance(done.exception, UserError)
     assert f"{tmp_path / 'taken'}: cannot be written" in str(done.exception)
+
+
+def test_findings_of_the_users_own_go_into_the_job_and_need_no_file_there(job: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("name: own\nversion: 2\nfindings: [Edema, Mass, Rib fracture]\n")
+    settings, found = origins(job / "job.yaml", [f"vocabulary={file}"])
+    file.unlink()
+    sent = json.loads(json.dumps(to_arguments(settings)))
+    assert load_vocabulary(from_arguments(sent).vocabulary).findings == ("Edema", "Mass", "Rib fracture")
+    assert str(tmp_path) not in json.dumps(sent)
+    [one] = [one for one in found if one.setting.startswith("vocabulary")]
+    assert one.value == {"name": "own", "findings": ["Edema", "Mass", "Rib fracture"]}
+    assert one.place == f"--set vocabulary={file}"
