@@ -177,11 +177,17 @@ def _all(
     progress: Progress,
     after: Callable[[], None],
 ) -> dict[Task, str]:
-    """Make some runs; the reason for each that failed."""
+    """Make some runs; the reason for each that failed.
+
+    Raises:
+        UserError: for a mistake in what was given, before any run was made: it may hold for all.
+    """
     failed: dict[Task, str] = {}
     done = total - len(todo)
     progress(done, total)
-    for (_, task, _), reason in pool.each_done(make_one, [(matrix, task, out) for task in todo]):
+    for (_, task, _), (reason, mistake) in pool.each_done(make_one, [(matrix, task, out) for task in todo]):
+        if mistake and done == len(failed):
+            raise UserError(f"{task.key.folder.as_posix()}: {reason}")
         done += 1
         if reason:
             failed[task] = reason
@@ -190,8 +196,12 @@ def _all(
     return failed
 
 
-def make_one(matrix: Matrix, task: Task, out: Path) -> str:
-    """Make one run in this process; a text where it failed, so that the others go on."""
+def make_one(matrix: Matrix, task: Task, out: Path) -> tuple[str, bool]:
+    """Make one run in this process.
+
+    Returns:
+        A text where it failed, so that the others go on, and whether that is a mistake in what was given.
+    """
     from nc_medfl.benchmark.single import run_single
     from nc_medfl.training.trainer import Diverged
 
@@ -202,9 +212,10 @@ def make_one(matrix: Matrix, task: Task, out: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "error.txt", traceback.format_exc().encode())
         told = isinstance(error, (NcMedflError, Diverged))
-        return str(error) if told else f"{type(error).__name__}; see {folder / 'error.txt'}"
+        reason = str(error) if told else f"{type(error).__name__}; see {folder / 'error.txt'}"
+        return reason, isinstance(error, UserError)
     (folder / "error.txt").unlink(missing_ok=True)
-    return ""
+    return "", False
 
 
 class Workers:

@@ -144,6 +144,7 @@ def test_a_run_that_can_not_be_made_tells_why_so_that_others_go_on(study: Path, 
     (study / "few.yaml").write_text(MATRIX.replace("min_images: 5", "min_images: 79"))
     matrix = load_matrix(study / "few.yaml")
     key = select(matrix, ["*/fedavg/seed0"])[0]
-    reason = make_one(matrix, Task(key, Path("runs") / key.folder), tmp_path)
+    reason, mistake = make_one(matrix, Task(key, Path("runs") / key.folder), tmp_path)
     assert "79" in reason
+    assert mistake
     assert reason in (tmp_path / "runs" / key.folder / "error.txt").read_text()
