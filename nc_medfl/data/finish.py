@@ -287,11 +287,13 @@ def write_lists(folder: Path, task: Task, final: Sequence[Record], kept: Kept | 
 
     def rows() -> Iterator[tuple[str, ...]]:
         for position, (file, record) in enumerate(zip(source.files, final, strict=True)):
+            # Whole, since the next command may be given in another folder.
+            path = str(file.path.absolute())
             if record.outcome == "withdrawn":
                 continue
             patient = clean_identifier(patient_of(record, int(join.label_at[position]), source))
             yield (
-                *(samples[position].decode(), record.outcome, record.detail, str(file.path), file.member),
+                *(samples[position].decode(), record.outcome, record.detail, path, file.member),
                 *(record.identity.study_uid, record.identity.sop_uid, record.source_sha256),
                 keyed_hash(task.salt, "patient", patient) if patient else "",
             )

@@ -206,6 +206,6 @@ def _unreadable(why: str) -> Explanation:
 def _looks_like(content: bytes) -> list[str]:
     """What a file that is no DICOM seems to be, where that tells what to do."""
     if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
-        return ["looks like an archive; prepare opens it and judges its members"]
+        return ["looks packed; prepare opens .zip and .tar, also .tar.gz and the like, and judges their members"]
     kind = next((name for mark, name in _PICTURES.items() if content.startswith(mark)), None)
     return [f"looks like a {kind} picture; prepare takes it with --source folder"] if kind else []

@@ -280,6 +280,14 @@ def test_an_export_is_resumed_and_repeats_to_the_byte(two_visits):
     assert {path.name: path.read_bytes() for path in summary.folder.iterdir()} == first
 
 
+def test_originals_are_found_from_another_folder_than_they_were_prepared_in(tmp_path, make_dicom, picture, monkeypatch):
+    make_dicom(tmp_path / "images" / "0.dcm", picture)
+    monkeypatch.chdir(tmp_path)
+    prepared(Path())
+    monkeypatch.chdir("/")
+    assert export_dicom(open_store(tmp_path / "store"), SALT).written == 1
+
+
 def test_a_changed_or_missing_original_is_an_error_without_its_name(two_visits, tmp_path):
     path = tmp_path / "images" / "1.dcm"
     content = path.read_bytes()
