@@ -78,19 +78,24 @@ class Record:
 
 
 def initialise() -> None:
-    """Prepare a worker of this machine: stopped by its parent only, and as :func:`settle` says."""
+    """Prepare a worker of this machine: stopped by its parent only, silent, and as :func:`settle` says."""
     begin_worker()
+    # libpng and the like write there themselves, and some of it is quoted from the file.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     settle()
 
 
 def settle() -> None:
-    """Prepare a process for reading: one thread, no chatter (pydicom's remarks quote headers)."""
+    """Prepare a process for reading: one thread, no chatter (libraries' remarks quote headers)."""
     keep_freed_blocks()
     # What was imported stays; each collection would look through all of it.
     gc.freeze()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for library in ("pydicom", "tifffile", "nibabel"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 

@@ -8,13 +8,18 @@ import json
 import os
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from prepare_support import command
 from pydicom import config
 from pydicom.datadict import DicomDictionary, RepeatersDictionary
@@ -191,6 +196,52 @@ def test_the_marks_are_in_site_private_so_the_search_looks_for_what_is_there(hos
     private = b"".join(path.read_bytes() for path in (hospital / "store" / "site_private").iterdir())
     for text in (MARK, UID_ROOT, str(hospital / "images")):
         assert text.encode() in private
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """Pictures with marks in whatever their formats let people write, some of them broken."""
+    grey = np.random.default_rng(0).integers(0, 256, (80, 80), dtype=np.uint8)
+    notes, exif = PngInfo(), Image.Exif()
+    notes.add_text(f"{MARK}-key", f"{MARK}-text")
+    exif[0x010E] = exif[0x013B] = MARK
+    image = nib.Nifti1Image(grey[:, :, None].astype(np.int16), np.eye(4))
+    image.header["descrip"] = image.header["aux_file"] = image.header["intent_name"] = MARK.encode()
+    Image.fromarray(grey).save(folder / "a.png", pnginfo=notes)
+    Image.fromarray(grey).rotate(90).save(folder / "b.jpg", exif=exif, comment=MARK.encode())
+    tifffile.imwrite(folder / "c.tif", grey.T, description=MARK, software=MARK, metadata=None)
+    nib.save(image, folder / "d.nii")
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # A chunk that nobody knows and that has to be known: its name is told by libpng on standard error.
+    chunk = MARK.encode() * 2
+    chunk = len(MARK).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    broken = {
+        "e.png": kept["a.png"][:33] + chunk + kept["a.png"][33:],
+        "f.tif": kept["c.tif"].replace(b"\x00\x01\x03\x00", b"\x00\x01\xff\xff", 1),
+        "g.nii": kept["d.nii"][:70] + b"\xff\xff" + kept["d.nii"][72:],
+    }
+    return kept | broken
+
+
+def test_no_mark_in_a_picture_comes_out_nor_what_its_decoder_says(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    files = pictures(images)
+    for name, content in files.items():
+        (images / name).write_bytes(content)
+    rows = [f"{name},{number},Mass" for number, name in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join(["Image Index,Patient ID,Finding Labels", *rows]) + "\n")
+    (tmp_path / "salt").write_bytes(b"0123456789abcdef")
+    words = command(tmp_path, tmp_path / "store", "--source", "folder", "--write", "png", "--write", "nifti")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "store" / "prepare.json").read_text())["counts"]
+    assert counts["ok"] == 4
+    assert sum(counts.values()) == 7
+    assert all(
+        line.startswith(("Reading radiographs", "Pages and copies")) for line in done.stderr.splitlines() if line
+    )
+    found = dict(outputs(tmp_path / "store")) | {"stdout": done.stdout.encode()}
+    assert [name for name, content in found.items() if MARK.encode() in content] == []
 
 
 def listing(text: str) -> str:
