@@ -99,6 +99,8 @@ def _folder(run: Path | None, sites: Path | None, predictions: Path | None, out:
     """Where the tables go; what was asked must make sense first."""
     if (run is None) == (predictions is None):
         raise UserError("evaluate: give either RUN or --predictions FILE.")
+    if run is not None and not run.exists():
+        raise UserError(f"{run}: no such run. Give the --out of 'nc-medfl run', or a model's file.")
     if run is not None and sites is None:
         raise UserError("evaluate: a model needs --sites, the folder with the sites' settings and stores.")
     if out is None and (run is None or run.is_file()):

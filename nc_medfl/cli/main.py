@@ -15,6 +15,13 @@ from nc_medfl.cli.verbs import Verbs
 from nc_medfl.errors import NcMedflError, UserError
 
 _FAILED, _MISTAKE, _STOPPED = 1, 2, 130
+#: What the library for options says of a value, and how the rest of this package would say it.
+_WORDS = (
+    ("Value error, ", ""),
+    ("Input should be a valid integer, unable to parse string as an integer", "expected a whole number"),
+    ("Input should be a valid number, unable to parse string as a number", "expected a number"),
+    ("Input should", "must"),
+)
 
 app = typer.Typer(
     name="nc-medfl",
@@ -87,6 +94,8 @@ def _ending(error: Exception) -> tuple[int, list[str]]:
     if isinstance(error, typer.TyperException):
         said, context = error.format_message(), getattr(error, "ctx", None)
         said = " ".join(said.split())
+        for theirs, ours in _WORDS:
+            said = said.replace(theirs, ours)
         said += "" if said.endswith((".", "?")) else "."
         return _MISTAKE, [said + (f" See '{context.command_path} --help'." if context else "")]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
