@@ -173,10 +173,11 @@ def _is_dicom(content: bytes) -> bool:
 
 
 def settle_quietly() -> None:
-    """No chatter while reading: pydicom's remarks quote headers."""
+    """No chatter while reading: libraries' remarks quote headers."""
     import pydicom
 
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for library in ("pydicom", "tifffile", "nibabel"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
