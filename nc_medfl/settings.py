@@ -33,6 +33,7 @@ class Settings(BaseModel):
 def _numeric(model: type[BaseModel], key: str) -> bool:
     field = model.model_fields.get(key)
     allowed = {field.annotation, *get_args(field.annotation)} if field is not None else set()
+    allowed |= {type(one) for one in allowed if isinstance(one, int)}  # of Literal[1, 3]
     return bool(allowed & {int, float}) and bool not in allowed
 
 

@@ -132,6 +132,7 @@ def test_overrides_are_applied_in_order_and_typed(tmp_path: Path) -> None:
         ("training=3", "training:"),
         ("training.lr.x=3", "lr"),
         ("vocabulary=nope", "no vocabulary 'nope'"),
+        ("network.in_channels=true", "network.in_channels: 'true' is none of 1, 3"),
         ("vocabulary=nih15", "and no such file. Did you mean 'nih14'?"),
         ("vocabulary={name: a, finding: [x]}", "unknown key 'vocabulary.finding'. Did you mean 'vocabulary.findings'?"),
         ("training.learning_rate=1", "Did you mean 'training.lr'"),

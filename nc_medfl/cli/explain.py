@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,10 +72,22 @@ def explain(
             )
         emit({"files": [str(path) for path in paths]}, [str(path) for path in paths], as_json)
         return
-    names = [name.strip() for name in (findings or "").split(",") if name.strip()]
+    names = names_of(findings or "", loaded.description.findings)
     if findings is not None and not names:
         raise UserError("--findings: names none. Name one or more, or leave it out.")
     _explain(loaded, files, out, names, site, split, limit, as_json)
+
+
+def names_of(given: str, known: Sequence[str]) -> list[str]:
+    """Findings between commas; a finding's own name may hold some."""
+    found, rest = [], given.strip()
+    while rest:
+        whole = [name for name in known if f"{rest},".startswith(f"{name},")]
+        name = max(whole, key=len, default=rest.partition(",")[0])
+        found.append(name.strip())
+        rest = rest[len(name) + 1 :].strip()
+    found = [name for name in found if name]
+    return found
 
 
 def _explain(

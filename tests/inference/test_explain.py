@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from nc_medfl.cli.explain import names_of
 from nc_medfl.cli.main import app
 from nc_medfl.config import JobSettings
 from nc_medfl.data.boxes import Box, box_mask, read_boxes, to_square
@@ -198,3 +199,10 @@ def test_hostile_finding_names_show_as_text() -> None:
     )
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 3
+
+
+def test_findings_are_named_between_commas_that_may_stand_in_a_name_too() -> None:
+    known = ("Mass", "Mass, left", "Edema")
+    assert names_of("Mass, left,Edema, Mass", known) == ["Mass, left", "Edema", "Mass"]
+    assert names_of(" , Edema ,, Nodule\xa0,", known) == ["Edema", "Nodule"]
+    assert names_of("", known) == []
