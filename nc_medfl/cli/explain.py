@@ -86,8 +86,7 @@ def names_of(given: str, known: Sequence[str]) -> list[str]:
         name = max(whole, key=len, default=rest.partition(",")[0])
         found.append(name.strip())
         rest = rest[len(name) + 1 :].strip()
-    found = [name for name in found if name]
-    return found
+    return [name for name in found if name]
 
 
 def _explain(

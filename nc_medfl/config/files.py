@@ -67,14 +67,22 @@ def read_job_file(
         The settings, the file, and for each overridden key the override.
     """
     file = read_yaml_file(Path(path))
-    parse(JobSettings, file.content, where=Place(str(path), file))
-    content, overridden = with_overrides(JobSettings, file.content, overrides)
+    written = _with_vocabulary_beside(Path(path), file.content)
+    parse(JobSettings, written, where=Place(str(path), file))
+    content, overridden = with_overrides(JobSettings, written, overrides)
     settings = parse(JobSettings, content, where=Place(str(path), file))
     final = leaves(settings.model_dump())
     for keys, text in overridden.items():
         if settings.paper_compat and keys in leaves(published()) and not _same(final[keys], content, keys):
             raise UserError(f"--set {text}: has no effect with paper_compat: true. Leave one of them out.")
     return settings, file, overridden
+
+
+def _with_vocabulary_beside(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A job's values with its vocabulary's file where it lies, if that is beside the job's."""
+    name = content.get("vocabulary")
+    beside = path.parent / name if isinstance(name, str) else path
+    return {**content, "vocabulary": str(beside)} if beside != path and beside.is_file() else content
 
 
 def _same(value: Any, content: Mapping[str, Any], keys: tuple[str, ...]) -> bool:

@@ -106,6 +106,8 @@ def test_findings_of_the_users_own_go_into_the_job_and_need_no_file_there(job: P
     file = tmp_path / "own.yaml"
     file.write_text("name: own\nversion: 2\nfindings: [Edema, Mass, Rib fracture]\n")
     settings, found = origins(job / "job.yaml", [f"vocabulary={file}"])
+    (job / "job.yaml").write_text(f"{JOB}vocabulary: own.yaml\n")  # from its own folder
+    assert origins(job / "job.yaml")[0].vocabulary == settings.vocabulary
     file.unlink()
     sent = json.loads(json.dumps(to_arguments(settings)))
     assert load_vocabulary(from_arguments(sent).vocabulary).findings == ("Edema", "Mass", "Rib fracture")
