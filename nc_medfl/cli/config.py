@@ -102,4 +102,4 @@ def schema(
 
 
 def _text(value: object) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
