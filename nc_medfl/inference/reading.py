@@ -123,7 +123,8 @@ def check_reader(description: ModelDescription) -> None:
     if description.preparation.reader != READER_VERSION:
         raise UserError(
             f"the model's images were prepared by reader {description.preparation.reader}, this nc_medfl has reader "
-            f"{READER_VERSION}. Install nc_medfl {description.package_version}, or train again."
+            f"{READER_VERSION}. Use the package that trained it ({description.package_version}), or prepare and train "
+            "again."
         )
 
 

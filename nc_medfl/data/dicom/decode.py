@@ -37,7 +37,7 @@ Stored = npt.NDArray[np.generic]
 Codec = Literal["jpeg", "jpeg_lossless", "jpeg_ls", "jpeg2000"]
 
 RLE = "1.2.840.10008.1.2.5"
-BIGENDIAN = "1.2.840.10008.1.2.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: Transfer syntaxes without encapsulation: implicit and explicit little endian, deflated, big endian.
 NATIVE = frozenset(f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.99", ".2"))
 #: Native pixels wrapped as a fragment.
@@ -107,7 +107,7 @@ def _native(raw: bytes, dataset: Any, transfer_syntax: str, bits: int) -> Stored
     length = -(-rows * cols * bits // 8)
     if len(raw) < length:
         raise Rejected("truncated", "pixel data shorter than Rows x Columns")
-    big = transfer_syntax == BIGENDIAN
+    big = transfer_syntax == BIG_ENDIAN
     if big and bits <= 8 and dataset["PixelData"].VR == "OW":
         # Bytes in 16-bit words come swapped (PS3.5 section 8.2 and annex A.3).
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
