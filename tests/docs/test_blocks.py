@@ -104,7 +104,7 @@ def test_python_runs_as_it_stands(block: Block, world: World) -> None:
 def test_yaml_is_what_its_reader_takes(block: Block, tmp_path: Path) -> None:
     from nc_medfl.benchmark.matrix import Matrix
     from nc_medfl.config import JobSettings, SiteConfig
-    from nc_medfl.labels import load_label_map
+    from nc_medfl.labels import load_label_map, load_vocabulary
     from nc_medfl.settings import parse
 
     content = yaml.safe_load(block.text)
@@ -119,5 +119,9 @@ def test_yaml_is_what_its_reader_takes(block: Block, tmp_path: Path) -> None:
         assert load_label_map(path).targets()
     elif "store" in content:
         parse(SiteConfig, content, where=where)
+    elif "findings" in content:
+        path = tmp_path / "vocabulary.yaml"
+        path.write_text(block.text, encoding="utf-8")
+        assert list(load_vocabulary(str(path)).findings) == content["findings"]
     else:
         parse(JobSettings, content, where=where)
