@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 
 from nc_medfl.benchmark.identity import settings_of, with_new_keys
 from nc_medfl.benchmark.matrix import Json, Matrix, RunKey, run_keys
-from nc_medfl.benchmark.searching import conclude, trials
+from nc_medfl.benchmark.searching import Trial, conclude, search_of, trials
 from nc_medfl.data.engine import begin_worker
 from nc_medfl.data.store import write_atomic, write_json
 from nc_medfl.errors import NcMedflError, UserError, writing
@@ -162,10 +162,28 @@ def run_matrix(
 
 def _searched(matrix: Matrix, keys: list[RunKey], out: Path, pool: Workers, progress: Progress) -> dict[RunKey, Json]:
     """Make the runs of the search that are missing; the settings to make each run with."""
-    tasks = {Task(trial.key, trial.folder, trial.more, test=False): trial for trial in trials(matrix, keys)}
-    failed = _all(matrix, missing(matrix, list(tasks), out), out, pool, len(tasks), progress, lambda: None)
+    tasks = _tasks(trials(matrix, keys))
+    reasons = _all(matrix, missing(matrix, list(tasks), out), out, pool, len(tasks), progress, lambda: None)
+    tasks |= _searched_before(matrix, tasks, out)
+    failed = dict.fromkeys(missing(matrix, list(tasks), out), "it failed") | reasons
     done = {trial: read_json(out / task.folder / "run.json") for task, trial in tasks.items() if task not in failed}
     return conclude(matrix, out, done, {tasks[task]: reason for task, reason in failed.items()})
+
+
+def _searched_before(matrix: Matrix, now: Iterable[Task], out: Path) -> dict[Task, Trial]:
+    """Trials of other runs' searches that have ended: what they found stands, whichever runs are made now."""
+    wanted = {task.folder for task in now}
+    every = _tasks(trials(matrix, run_keys(matrix)))
+    others = {task: trial for task, trial in every.items() if task.folder not in wanted}
+    not_there = set(missing(matrix, list(others), out))
+    failed = {task for task in not_there if (out / task.folder / "error.txt").is_file()}
+    lacking = {search_of(matrix, others[task]) for task in not_there - failed}
+    scored = {search_of(matrix, trial) for task, trial in others.items() if task not in not_there}
+    return {task: trial for task, trial in others.items() if search_of(matrix, trial) in scored - lacking}
+
+
+def _tasks(some: Iterable[Trial]) -> dict[Task, Trial]:
+    return {Task(trial.key, trial.folder, trial.more, test=False): trial for trial in some}
 
 
 def _all(

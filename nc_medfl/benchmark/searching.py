@@ -115,6 +115,12 @@ def trials(matrix: Matrix, keys: Iterable[RunKey]) -> list[Trial]:
     ]
 
 
+def search_of(matrix: Matrix, trial: Trial) -> tuple[str, ...]:
+    """Which search a trial belongs to: those with the same are compared with each other."""
+    key = trial.key
+    return (key.dataset, key.method) if _search_of(matrix).partitions else (key.dataset, key.method, key.partition)
+
+
 def conclude(matrix: Matrix, out: Path, done: Mapping[Trial, Json], failed: Mapping[Trial, str]) -> dict[RunKey, Json]:
     """Write ``search.csv`` and ``found.yaml``; give the settings that each run of the matrix is made with.
 

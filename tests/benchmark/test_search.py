@@ -150,6 +150,15 @@ def test_runs_use_what_was_found_and_no_trial_is_made_twice(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     assert CliRunner().invoke(app, command).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == before
+    # What was found for a method stays found while another's runs are made.
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump({**content, "methods": ["fedavg", "fedetf"]}))
+    found = yaml.safe_load((out / "found.yaml").read_text())["found"]["shapes"]["iid"]["fedavg"]
+    assert CliRunner().invoke(app, [*command, "--only", "*/fedetf/*"]).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    again = yaml.safe_load((out / "found.yaml").read_text())["found"]["shapes"]["iid"]
+    assert list(again) == ["fedavg", "fedetf"]
+    assert again["fedavg"] == found
+    assert set(pd.read_csv(out / "summary.csv")["method"]) == {"fedavg", "fedetf"}
 
 
 def test_a_run_made_before_the_package_got_a_setting_is_one_at_that_settings_default() -> None:
