@@ -86,10 +86,8 @@ def ran_out(array: Array, frame: bytes, decoder: Decoder) -> bool:
         decoder: the decoder.
     """
     end = frame.rfind(END)
-    try:
-        return not np.array_equal(decoder(frame[:end] + _MORE + frame[end:]), array)
-    except Exception:
-        return True
+    again = _decoded(decoder, frame[:end] + _MORE + frame[end:])
+    return again is None or not np.array_equal(again, array)
 
 
 def is_filled_up(array: Array, frame: bytes, decoder: Decoder) -> bool:
@@ -102,10 +100,8 @@ def is_filled_up(array: Array, frame: bytes, decoder: Decoder) -> bool:
     if not _ends_in_zeros(frame):
         return False
     end = frame.rfind(END)
-    try:
-        return np.array_equal(decoder(frame[: end - 8] + _MORE[:8] + frame[end:]), array)
-    except Exception:
-        return False
+    again = _decoded(decoder, frame[: end - 8] + _MORE[:8] + frame[end:])
+    return again is not None and np.array_equal(again, array)
 
 
 def is_cut_jpeg(content: bytes, shown: Array) -> bool:
@@ -117,12 +113,21 @@ def is_cut_jpeg(content: bytes, shown: Array) -> bool:
     """
     if not may_have_run_out(content, shown, 128):
         return False
-    try:
-        array = imagecodecs.jpeg8_decode(content)
-    except Exception:
-        # Of another colour space: then nothing is known.
+    array = _decoded(imagecodecs.jpeg8_decode, content)
+    if array is None:  # of another colour space: then nothing is known
         return False
     return ran_out(array, content, imagecodecs.jpeg8_decode) or is_filled_up(array, content, imagecodecs.jpeg8_decode)
+
+
+def _decoded(decoder: Decoder, frame: bytes) -> Array | None:
+    """What a decoder makes of a frame; None where it refuses it. Too little memory says nothing of the frame."""
+    try:
+        array: Array = decoder(frame)
+    except MemoryError:
+        raise
+    except Exception:  # each library has errors of its own
+        return None
+    return array
 
 
 def _ends_in_zeros(frame: bytes) -> bool:
