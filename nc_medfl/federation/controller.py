@@ -43,8 +43,8 @@ from nc_medfl.federation.roundlog import RoundLog, results_folder
 from nc_medfl.federation.server_step import ServerStep
 from nc_medfl.federation.site_tables import write_site_tables
 from nc_medfl.federation.state import RoundStore, link_or_copy, replace_by_link, state_folder
+from nc_medfl.federation.tested import read_tests, untested_rows
 from nc_medfl.federation.tracking import Tracker
-from nc_medfl.federation.untested import untested_rows
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, save_model
 
@@ -355,20 +355,6 @@ class FederationController(WaitingController):
                 self.warning(f"class statistics of {site_of(answer)} refused: {reason}")
         return parts
 
-    def _tested(self, run: _Run, answers: list[FLModel]) -> tuple[list[Row], dict[str, dict[str, Any]]]:
-        """Rows of final metrics, and the rest of what each site said; a site whose metrics are refused says no more."""
-        rows: list[Row] = []
-        metas: dict[str, dict[str, Any]] = {}
-        for answer in answers:
-            site = site_of(answer)
-            try:
-                rows += self.aggregator.read_test(answer.meta)
-                metas[site] = answer.meta
-            except RefusedUpdate as reason:
-                self.warning(f"final metrics of {site} refused: {reason}")
-                rows += untested_rows(run.job, site, f"its metrics were refused: {reason}")
-        return rows, metas
-
     def _evaluate(self, run: _Run, model: FLModel) -> None:
         """Have every site test the chosen model at home, and write down the numbers that come back."""
         if run.best is None:
@@ -380,9 +366,11 @@ class FederationController(WaitingController):
         answers, exchange = self._ask(keys.TASK_EVALUATE, model)
         if not answers:
             raise RunFailed("no site answered the final test. The models are kept; resume the job to test again.")
-        rows, metas = self._tested(run, answers)
-        for site, (_, reason) in exchange.absent().items():
-            rows += untested_rows(run.job, site, f"no final test: {reason}")
+        told = {site_of(answer): answer.meta for answer in answers}
+        rows, metas, refused = read_tests(told, self.aggregator.read_test, self.warning)
+        absent = {site: f"no final test: {reason}" for site, (_, reason) in exchange.absent().items()}
+        for site, reason in {**refused, **absent}.items():
+            rows += untested_rows(run.job, site, reason)
         write_json(run.log.folder / keys.SITE_METRICS, {"rows": rows})
         write_federation(run.log.folder, metas, rows, run.job, self.warning)
         write_site_tables(run.log.folder, metas, run.job, self.warning)

@@ -227,13 +227,20 @@ def test_a_site_without_a_final_test_has_rows_that_say_so(tmp_path: Path) -> Non
 def test_of_a_site_whose_final_metrics_are_refused_nothing_else_is_used(tmp_path: Path) -> None:
     run = a_run(tmp_path, min_sites=1)
     liar = a_test_result("a")  # its rows speak for a
-    liar.meta["client_name"] = "b"
-    rows, metas = Federation([], sites="ab", min_sites=1)._tested(run, [a_test_result("a"), liar])
-    assert list(metas) == ["a"]
+    liar.meta |= {"client_name": "b", keys.TABLES: "no tables", keys.HISTOGRAMS: "no histograms"}
+    federation = Federation([[a_test_result("a"), liar]], sites="ab", min_sites=1)
+    said: list[str] = []
+    federation.warning = said.append
+    choose(run, federation)
+    federation._evaluate(run, a_model())
+    rows = json.loads((run.log.folder / keys.SITE_METRICS).read_text())["rows"]
     assert [row["value"] for row in rows if row["site"] == "a"] == [0.75]
     told = [row for row in rows if row["site"] == "b"]
     assert told
-    assert all(row["value"] is None and "its metrics were refused" in row["reason"] for row in told)
+    assert all(row["value"] is None and row["reason"].startswith("its metrics were refused") for row in told)
+    # Nobody so much as looked at the rest.
+    assert len(said) == 1
+    assert said[0].startswith("final metrics of b refused")
 
 
 def test_no_final_test_at_all_is_an_error_and_no_empty_table(tmp_path: Path) -> None:

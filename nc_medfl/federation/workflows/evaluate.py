@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -12,9 +13,8 @@ from nc_medfl.errors import RunFailed, UserError
 from nc_medfl.federation import keys
 from nc_medfl.federation.answers import read_test
 from nc_medfl.federation.federation_wide import write_federation
-from nc_medfl.federation.refusal import RefusedUpdate
 from nc_medfl.federation.site_tables import write_site_tables
-from nc_medfl.federation.untested import untested_rows
+from nc_medfl.federation.tested import read_tests, untested_rows
 from nc_medfl.federation.workflows.base import QuestionController
 from nc_medfl.labels import load_vocabulary
 from nc_medfl.training.model import build_network, fingerprints, load_model
@@ -50,15 +50,10 @@ class EvaluateController(QuestionController):
             RunFailed: if no site's answer can be used.
         """
         findings = load_vocabulary(job.vocabulary).findings
-        rows, metas = [], {}
-        for site, answer in answers.items():
-            try:
-                rows += read_test(answer.meta, findings, job.aggregation.max_samples)
-            except RefusedUpdate as refusal:
-                self.warning(f"final metrics of {site} refused: {refusal}")
-                absent[site] = f"its metrics were refused: {refusal}"
-            else:
-                metas[site] = answer.meta
+        metas = {site: answer.meta for site, answer in answers.items()}
+        read = partial(read_test, findings=findings, max_samples=job.aggregation.max_samples)
+        rows, metas, refused = read_tests(metas, read, self.warning)
+        absent |= refused
         if not metas:
             raise RunFailed(f"no site's metrics can be used: {absent}. See the sites' logs.")
         write_federation(folder, metas, rows, job, self.warning)
